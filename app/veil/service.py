@@ -1,0 +1,163 @@
+"""The enclave as a process: prompts in, tokens out, as JSON lines between it and the one that started it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import IO, Final, TypedDict
+
+from veil.importer import INTEGER_FILE
+from veil.text import Text
+from veil_optimized.enclave import Enclave, Masking, epoch
+from veil_optimized.generate import steps
+from veil_optimized.model import Decoder, Model, load, plain_products
+from veil_spec.refusals import Refusal, Refused
+
+
+STOP_S: Final = 30.0
+"""Seconds for an enclave process to end by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an enclave process is told at its start; nothing in it is secret."""
+
+    model: Path
+    mode: str
+    profile: str
+    m_over_d: Fraction | None
+    transcript: Path | None
+
+    @property
+    def integer_file(self) -> Path:
+        """Return the integer file. Refuses: MODEL_MALFORMED."""
+        path = self.model / INTEGER_FILE
+        if not path.is_file():
+            remedy = f"--model {self.model} has no {INTEGER_FILE}: make it with `veil import SOURCE --out DIR`"
+            raise Refused(Refusal.MODEL_MALFORMED, remedy)
+        return path
+
+    @property
+    def private(self) -> bool:
+        """Return whether a guarantee of the specification covers what these settings run."""
+        return self.mode == "masked" and self.masking.private
+
+    @property
+    def masking(self) -> Masking:
+        """Return how an epoch masks. Refuses: RANK_OUT_OF_RANGE."""
+        return Masking(self.profile, self.m_over_d)
+
+    def arguments(self) -> list[str]:
+        """Return the command-line options that mean these settings."""
+        given = ["--model", str(self.model), "--mode", self.mode, "--profile", self.profile]
+        given += ["--m-over-d", str(self.m_over_d)] if self.m_over_d is not None else []
+        return given + (["--transcript", str(self.transcript)] if self.transcript else [])
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One prompt for an enclave process."""
+
+    prompt: str
+    new_tokens: int
+    raw: bool = False
+
+
+class Reply(TypedDict, total=False):
+    """One line from an enclave process: a piece of text, a refusal, or the end."""
+
+    piece: str
+    refusal: str
+    detail: str
+    done: bool
+
+
+def _request(line: str) -> Request:
+    try:
+        stated = json.loads(line)
+        prompt, count, raw = stated["prompt"], stated["new_tokens"], stated.get("raw", False)
+        if not (isinstance(prompt, str) and type(count) is int and count >= 1 and isinstance(raw, bool)):
+            raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        remedy = 'a request is one JSON line such as {"prompt": "text", "new_tokens": 8}'
+        raise Refused(Refusal.FRAME_MALFORMED, remedy) from error
+    return Request(prompt, count, raw)
+
+
+@contextmanager
+def _enclave(settings: Settings, model: Model, worker: str | None) -> Iterator[Enclave | None]:
+    if settings.mode == "plain" or worker is None:
+        yield None
+        return
+    with epoch(model, worker, settings.masking, settings.transcript) as enclave:
+        yield enclave
+
+
+def _answer(model: Model, text: Text, enclave: Enclave | None, request: Request) -> Iterator[Reply]:
+    prompt = text.tokens(request.prompt, request.raw)
+    decoder = Decoder(model, plain_products if enclave is None else enclave.products)
+    made = steps(decoder, prompt, request.new_tokens, text.stop)
+    yield from ({"piece": piece} for piece in text.pieces(step.token for step in made))
+    yield {"done": True}
+
+
+def serve(settings: Settings, worker: str | None, requests: IO[str], replies: IO[str]) -> None:
+    """Answer each request line with reply lines, all in one epoch, until the requests end."""
+    model, text = load(settings.integer_file), Text(settings.model)
+    with _enclave(settings, model, worker) as enclave:
+        for line in requests:
+            for reply in _guarded(model, text, enclave, line):
+                print(json.dumps(reply), file=replies, flush=True)
+            if enclave is not None and enclave.channel.ended:
+                return
+
+
+def _guarded(model: Model, text: Text, enclave: Enclave | None, line: str) -> Iterator[Reply]:
+    try:
+        yield from _answer(model, text, enclave, _request(line))
+    except Refused as refused:
+        yield {"refusal": str(refused.reason), "detail": refused.detail}
+
+
+class Running:
+    """An enclave process that this process started."""
+
+    def __init__(self, requests: IO[str], replies: IO[str], errors: IO[str]) -> None:
+        self._requests, self._replies, self._errors = requests, replies, errors
+
+    def ask(self, request: Request) -> Iterator[str]:
+        """Yield the answer's text as it comes. Refuses: whatever the enclave refused."""
+        line = json.dumps(asdict(request)) + "\n"
+        with suppress(BrokenPipeError):
+            self._requests.write(line)
+            self._requests.flush()
+        for answer in self._replies:
+            reply: Reply = json.loads(answer)
+            if "refusal" in reply:
+                raise Refused(Refusal(reply["refusal"]), reply["detail"])
+            if "done" in reply:
+                return
+            yield reply["piece"]
+        said = self._errors.read().strip().rpartition("\n")[2].removeprefix("veil: ")
+        raise Refused(Refusal.WORKER_LOST, said or "the enclave process ended early")
+
+
+@contextmanager
+def start_enclave(settings: Settings, worker: str | None) -> Iterator[Running]:
+    """Yield an enclave process that ends with the block."""
+    command = [sys.executable, "-P", "-m", "veil.main", "enclave", *settings.arguments()]
+    command += ["--worker", worker] if worker else []
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise RuntimeError("a pipe is missing")
+        try:
+            yield Running(process.stdin, process.stdout, process.stderr)
+        finally:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait(timeout=STOP_S)

@@ -1,0 +1,49 @@
+"""Between text and tokens, with the tokenizer that `veil import` put beside the integer file."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from transformers import AutoTokenizer
+
+from veil_spec.refusals import Refusal, Refused
+
+
+class Text:
+    """A model directory's tokenizer."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            remedy = f"{folder} holds no tokenizer: make the directory with `veil import`"
+            raise Refused(Refusal.MODEL_MALFORMED, remedy) from error
+
+    @property
+    def stop(self) -> set[int]:
+        """Return the tokens that end a generation."""
+        return {self._tokenizer.eos_token_id} - {None}
+
+    def tokens(self, prompt: str, raw: bool = False) -> list[int]:
+        """Return a prompt's tokens, in the model's chat template unless raw. Refuses: PROMPT_EMPTY."""
+        if not prompt.strip():
+            raise Refused(Refusal.PROMPT_EMPTY, "the prompt is empty: give some text")
+        if raw or self._tokenizer.chat_template is None:
+            return [int(token) for token in self._tokenizer(prompt)["input_ids"]]
+        chat = [{"role": "user", "content": prompt}]
+        encoded = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
+        return [int(token) for token in encoded["input_ids"]]
+
+    def token(self, token: int) -> str:
+        """Return one token as text."""
+        return str(self._tokenizer.decode([token]))
+
+    def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Yield text as tokens arrive, never half a character."""
+        seen: list[int] = []
+        shown = ""
+        for token in tokens:
+            seen.append(token)
+            text = str(self._tokenizer.decode(seen, skip_special_tokens=True))
+            if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+                yield text[len(shown) :]
+                shown = text

@@ -1,0 +1,1 @@
+"""Attacks on recorded transcripts: what a worker can find out, tried."""

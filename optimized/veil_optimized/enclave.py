@@ -1,0 +1,162 @@
+"""The trusted side: masks every linear group's input, checks and unmasks the worker's answer."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from veil_optimized import integrity, remo
+from veil_optimized.model import Group, Model
+from veil_optimized.session import Channel
+from veil_optimized.tape import SeededTape
+from veil_optimized.transcript import Header
+from veil_optimized.transport import DEADLINE_S, GrpcTransport, RecordingTransport, Transport
+from veil_spec import __version__, constants
+from veil_spec.refusals import Refusal, Refused
+
+PROFILES: Final = ("pad", "rank")
+BASIS_STEP: Final = 2**32 - 1
+"""The step under which a group's public basis crosses the wire: no pad ever has it."""
+
+
+@dataclass
+class Cost:
+    """What protection cost so far; multiplications are counted, seconds are measured."""
+
+    mint_seconds: float = 0.0
+    macs_online: int = 0
+    macs_offline: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Masking:
+    """How an epoch masks: a profile, and for `rank` the ratio m / width. `seed` None asks the operating system."""
+
+    profile: str = "pad"
+    rank: Fraction | None = None
+    check: bool = True
+    seed: bytes | None = None
+
+    def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise Refused(Refusal.MODE_UNAVAILABLE, f"profile {self.profile!r} is not one of {', '.join(PROFILES)}")
+        if (self.profile == "rank") != (self.rank is not None):
+            raise Refused(Refusal.RANK_OUT_OF_RANGE, "profile rank needs --m-over-d, and no other profile takes it")
+
+    @property
+    def private(self) -> bool:
+        """Return whether a guarantee of spec/remo.md covers this epoch."""
+        return self.profile == "pad" and self.seed is None
+
+
+class Enclave:
+    """One epoch of masked outsourcing; `products` computes a decoder's linear groups.
+
+    Implements: RMO-R8, RMO-P1, RMO-P2.
+    """
+
+    def __init__(self, model: Model, channel: Channel, masking: Masking | None = None) -> None:
+        self.masking = masking or Masking()
+        self.cost = Cost()
+        self.channel = channel
+        self._model = model
+        self._calls: Counter[int] = Counter()
+        self._tape = SeededTape(self.masking.seed or os.urandom(constants.SEED_BYTES))
+        secret = SeededTape(os.urandom(constants.SEED_BYTES))
+        self._checks = {
+            group.number: integrity.prepare(secret, group.number, group.weights, group.modulus)
+            for group in model.groups
+            if self.masking.check
+        }
+        self._local = remo.LocalMinter(self._tape)
+        self._ranked = remo.RankMinter(self._tape)
+
+    def open(self) -> None:
+        """Greet the worker; under profile `rank`, publish each group's basis. Refuses: as Channel does."""
+        self.channel.hello(self._model.digest)
+        if self.masking.rank is not None:
+            for group in self._model.groups:
+                self._publish(group, self.masking.rank)
+
+    def _publish(self, group: Group, ratio: Fraction) -> None:
+        width = group.weights.shape[1]
+        basis = remo.rank_basis(self._tape, group.number, int(ratio * width), width, group.modulus)
+        self._ranked.publish(group, basis, self._multiplied(group, BASIS_STEP, basis))
+
+    def mint_ahead(self, first_step: int, steps: int) -> None:
+        """Prepare the pads of one-token steps first_step to first_step + steps - 1, off the critical path."""
+        if self.masking.rank is not None or not steps:
+            return
+        start, before = time.perf_counter(), self._local.macs
+        for group in self._model.groups:
+            self._local.mint(group, first_step, steps)
+        self.cost.mint_seconds += time.perf_counter() - start
+        self.cost.macs_offline += self._local.macs - before
+
+    def products(self, group: Group, rows: torch.Tensor) -> torch.Tensor:
+        """Return the exact integer products of 16-bit rows, int64 [n, outputs], computed by the worker.
+
+        Refuses: CHECK_FAILED, and what Channel refuses; either ends the epoch.
+        """
+        step = self._calls[group.number]
+        self._calls[group.number] += 1
+        pads, correction = self._minted(group, step, len(rows))
+        masked = remo.mask(rows, pads, group.modulus)
+        return remo.unmask(self._multiplied(group, step, masked), correction, group.modulus)
+
+    def _minted(self, group: Group, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        minter: remo.Minter = self._local if self.masking.rank is None else self._ranked
+        start, before = time.perf_counter(), minter.macs
+        taken = minter.take(group, step, rows)
+        if minter.macs > before:
+            self.cost.mint_seconds += time.perf_counter() - start
+            self.cost.macs_online += minter.macs - before
+        return taken
+
+    def _multiplied(self, group: Group, step: int, masked: torch.Tensor) -> torch.Tensor:
+        """Return the worker's product, verified.
+
+        Implements: INT-P1.
+        """
+        product = self.channel.multiply(group.number, step, masked, group.modulus, group.weights.shape[0])
+        if self.masking.check:
+            check = self._checks[group.number]
+            self.cost.macs_online += check.macs * len(masked)
+            try:
+                check.verify(masked, product)
+            except Refused:
+                self.channel.close()
+                raise
+        return product
+
+
+@contextmanager
+def epoch(
+    model: Model,
+    address: str,
+    masking: Masking | None = None,
+    transcript: Path | None = None,
+    deadline_s: float = DEADLINE_S,
+) -> Iterator[Enclave]:
+    """Yield an enclave in a fresh epoch with the worker at an address. Refuses: as Enclave does."""
+    masking = masking or Masking()
+    name = os.urandom(constants.EPOCH_BYTES)
+    transport: Transport = GrpcTransport(address, deadline_s)
+    if transcript is not None:
+        header = Header(__version__, model.digest, masking.profile, masking.rank, name, _fields(model.groups))
+        transport = RecordingTransport(transport, transcript, header)
+    with Channel(transport, name) as channel:
+        enclave = Enclave(model, channel, masking)
+        enclave.open()
+        yield enclave
+
+
+def _fields(groups: Sequence[Group]) -> tuple[int, ...]:
+    return tuple(group.modulus for group in groups)

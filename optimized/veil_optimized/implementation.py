@@ -1,0 +1,249 @@
+"""The optimized code as a subject of the conformance suite: lists of integers in and out, tensors between."""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+
+from veil_optimized import (
+    accounting,
+    field,
+    fixed_point,
+    integrity,
+    model,
+    noise,
+    noisy_max,
+    quantise,
+    remo,
+    tables,
+    tape,
+    wire,
+)
+from veil_optimized.enclave import Enclave, Masking
+from veil_optimized.session import Channel
+from veil_optimized.transport import LocalTransport
+from veil_optimized.worker import Worker, place
+from veil_spec import __version__, constants
+from veil_spec.interface import Tape
+from veil_spec.refusals import Refusal, Refused
+from veil_spec.types import (
+    Address,
+    Domain,
+    Geometric,
+    Noise,
+    Quantised,
+    Row,
+    Rows,
+    TwoSidedGeometric,
+    WeightRow,
+)
+
+
+def _row(values: Row) -> torch.Tensor:
+    return torch.tensor(list(values), dtype=torch.int64)
+
+
+def _word(value: int) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.int64)
+
+
+def _matrix(rows: Rows) -> torch.Tensor:
+    """Return rows as one tensor. Refuses: SHAPE_MISMATCH."""
+    if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
+        raise Refused(Refusal.SHAPE_MISMATCH)
+    return torch.tensor([list(row) for row in rows], dtype=torch.int64)
+
+
+def _lists(matrix: torch.Tensor) -> list[list[int]]:
+    return [[int(value) for value in row] for row in matrix.tolist()]
+
+
+def _quantised(rows: fixed_point.Rows) -> Quantised:
+    return Quantised(tuple(map(int, rows.values.tolist())), int(rows.exponent))
+
+
+def _one_row(row: Quantised) -> fixed_point.Rows:
+    return fixed_point.Rows(_row(row.values).unsqueeze(0), torch.tensor([row.exponent]))
+
+
+class Optimized:
+    """`veil_spec.interface.Implementation` on the optimized code."""
+
+    name = "veil_optimized"
+    spec_version: str = __version__
+    sample = staticmethod(noise.sample)
+    select = staticmethod(noisy_max.select)
+    exact_pmf = staticmethod(accounting.exact_pmf)
+    certificate = staticmethod(accounting.certificate)
+    calibrate = staticmethod(accounting.calibrate)
+    repetitions = staticmethod(integrity.repetitions)
+    encode = staticmethod(wire.encode)
+    decode = staticmethod(wire.decode)
+    pack = staticmethod(wire.pack)
+    split = staticmethod(wire.split)
+    join = staticmethod(wire.join)
+
+    @property
+    def operations(self) -> frozenset[str]:
+        """Return the names of all public methods."""
+        return frozenset(
+            name for name, member in vars(type(self)).items() if name[0] != "_" and not _is_fact(member)
+        )
+
+    def seeded_tape(self, seed: bytes) -> Tape:
+        """Return the tape of a seed."""
+        return tape.SeededTape(seed)
+
+    def listed_tape(self, words: Mapping[Address, int]) -> Tape:
+        """Return the tape that holds these words."""
+        return tape.ListedTape(words)
+
+    def field_elements(
+        self, tape_: Tape, domain: Domain, stream: int, start: int, count: int, modulus: int
+    ) -> Sequence[int]:
+        """Return elements start to start + count - 1."""
+        return [int(x) for x in tape.field_elements(tape_, domain, stream, start, count, modulus)]
+
+    def noise(self, alpha: Fraction, two_sided: bool) -> Noise:
+        """Return a noise."""
+        return TwoSidedGeometric(alpha) if two_sided else Geometric(alpha)
+
+    def round_shift(self, value: int, shift: int) -> int:
+        """Return value / 2**shift, rounded."""
+        return int(fixed_point.round_shift(_word(value), shift))
+
+    def rescale(self, value: int, shift: int, limit: int) -> int:
+        """Return value / 2**shift, rounded and saturated."""
+        return int(fixed_point.rescale(_word(value), shift, limit))
+
+    def quantise(self, row: Row, fraction: int) -> Quantised:
+        """Return the row as 16-bit integers."""
+        return _quantised(fixed_point.quantise(_row(row), fraction))
+
+    def exp2_digits(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the two exp2 tables."""
+        coarse, fine = tables.exp2_digits()
+        return _lists(coarse.unsqueeze(0))[0], _lists(fine.unsqueeze(0))[0]
+
+    def rope(self, position: int, pair: int, head_width: int, theta: Fraction) -> tuple[int, int]:
+        """Return one RoPE entry."""
+        cos, sin = _rope(position, head_width, theta)
+        return int(cos[pair]), int(sin[pair])
+
+    def exp2(self, exponent: int) -> int:
+        """Return 2**(exponent / 2**16)."""
+        return int(fixed_point.exp2(_word(exponent)))
+
+    def silu(self, value: int) -> int:
+        """Return SiLU."""
+        return int(fixed_point.silu(_word(value)))
+
+    def rms_norm(self, row: Row, gains: Row, gain_exponent: int, epsilon: Fraction) -> Quantised:
+        """Return the normalised row."""
+        return _quantised(fixed_point.rms_norm(_row(row), _row(gains), gain_exponent, epsilon))
+
+    def attention_score(self, query: Quantised, key: Quantised) -> int:
+        """Return one score."""
+        return int(fixed_point.attention_score(_one_row(query), _one_row(key)))
+
+    def softmax_average(self, scores: Row, values: Rows) -> Sequence[int]:
+        """Return the weighted average of the value rows."""
+        visible = torch.ones(1, len(scores), dtype=torch.bool)
+        return _lists(fixed_point.softmax_average(_row(scores).unsqueeze(0), _matrix(values), visible))[0]
+
+    def rotate(self, row: Row, position: int, theta: Fraction) -> Sequence[int]:
+        """Return the rotated row."""
+        cos, sin = _rope(position, len(row), theta)
+        return _lists(fixed_point.rotate(_row(row), cos, sin).unsqueeze(0))[0]
+
+    def quantise_weights(self, weights: Sequence[float]) -> WeightRow:
+        """Return one output channel."""
+        rows = quantise.quantise_weights(torch.tensor([list(weights)], dtype=torch.float32))
+        return WeightRow(tuple(map(int, rows.values[0].tolist())), int(rows.mantissa), int(rows.exponent))
+
+    def quantise_gains(self, gains: Sequence[float]) -> tuple[Sequence[int], int]:
+        """Return a norm's gains."""
+        values, exponent = quantise.quantise_gains(torch.tensor(list(gains), dtype=torch.float32))
+        return _lists(values.unsqueeze(0))[0], exponent
+
+    def greedy(self, row: Row) -> int:
+        """Return the greedy token."""
+        return model.greedy(_row(row))
+
+    def logits(self, path: Path, tokens: Sequence[int]) -> Sequence[Sequence[int]]:
+        """Return the logits after each token, all tokens in one step."""
+        return _lists(model.Decoder(model.load(path)).step(list(tokens), every_position=True))
+
+    def masked_logits(self, path: Path, tokens: Sequence[int], seed: bytes, rank: Fraction | None) -> Rows:
+        """Return the logits after each token, one token a step, by an enclave and a worker in this process."""
+        loaded = model.load(path)
+        worker = Worker(place(loaded, "cpu"), loaded.digest)
+        masking = Masking("pad" if rank is None else "rank", rank, seed=seed)
+        with Channel(LocalTransport(worker.handle), bytes(constants.EPOCH_BYTES)) as channel:
+            enclave = Enclave(loaded, channel, masking)
+            enclave.open()
+            decoder = model.Decoder(loaded, enclave.products)
+            return [_lists(decoder.step([token]))[0] for token in tokens]
+
+    def choose_modulus(self, weights: Rows) -> int:
+        """Return the group's field."""
+        return remo.choose_modulus(_matrix(weights))
+
+    def pad(self, tape_: Tape, group: int, step: int, rows: int, columns: int, modulus: int) -> Rows:
+        """Return pads."""
+        return _lists(remo.pad(tape_, group, step, rows, columns, modulus))
+
+    def burn(self, addresses: Sequence[tuple[int, int]]) -> None:
+        """Use up pad addresses in this order."""
+        used = remo.Addresses()
+        for group, step in addresses:
+            used.burn(group, step)
+
+    def rank_basis(self, tape_: Tape, group: int, rank: int, columns: int, modulus: int) -> Rows:
+        """Return a public basis."""
+        return _lists(remo.rank_basis(tape_, group, rank, columns, modulus))
+
+    def rank_pad(self, tape_: Tape, basis: Rows, group: int, step: int, rows: int, modulus: int) -> Rows:
+        """Return the paper's pads."""
+        return _lists(remo.rank_pad(tape_, _matrix(basis), group, step, rows, modulus))
+
+    def mask(self, activations: Rows, pads: Rows, modulus: int) -> Rows:
+        """Return masked rows."""
+        return _lists(remo.mask(_matrix(activations), _matrix(pads), modulus))
+
+    def multiply(self, masked: Rows, weights: Rows, modulus: int) -> Rows:
+        """Return the worker's product; on the wire, `unpack` is what refuses elements outside the field."""
+        elements = _matrix(masked)
+        field.check_elements(elements, modulus)
+        return _lists(field.multiply(elements, _matrix(weights).to(torch.float64), modulus))
+
+    def unmask(self, product: Rows, correction: Rows, modulus: int) -> Rows:
+        """Return the plain product."""
+        return _lists(remo.unmask(_matrix(product), _matrix(correction), modulus))
+
+    def challenge(self, tape_: Tape, group: int, outputs: int, modulus: int) -> Rows:
+        """Return the secret vectors."""
+        return _lists(integrity.challenge(tape_, group, outputs, modulus))
+
+    def check_key(self, weights: Rows, challenge: Rows, modulus: int) -> Rows:
+        """Return the secret vectors times the weights."""
+        return _lists(integrity.check_key(_matrix(weights), _matrix(challenge), modulus))
+
+    def verify(self, masked: Rows, product: Rows, challenge: Rows, key: Rows, modulus: int) -> None:
+        """Check a product."""
+        secret, kept = (field.field_operand(_matrix(rows)) for rows in (challenge, key))
+        integrity.Check(secret, kept, modulus).verify(_matrix(masked), _matrix(product))
+
+    def unpack(self, data: bytes, count: int, modulus: int) -> Sequence[int]:
+        """Return the elements."""
+        return [int(element) for element in wire.unpack(data, count, modulus)]
+
+
+def _is_fact(member: object) -> bool:
+    return isinstance(member, str | property)
+
+
+def _rope(position: int, head_width: int, theta: Fraction) -> tuple[torch.Tensor, torch.Tensor]:
+    cos, sin = tables.rope(1 << position.bit_length(), head_width, theta)
+    return cos[position], sin[position]

@@ -1,0 +1,129 @@
+"""The tape in bulk: OpenSSL's ChaCha20 writes whole streams, numpy cuts them into words and field elements."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Final, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+
+from veil_spec import __version__, constants
+from veil_spec.interface import Tape
+from veil_spec.refusals import Refusal, Refused
+from veil_spec.types import Domain, ListedTape
+
+__all__ = ["BulkTape", "ListedTape", "SeededTape", "domain_key", "field_elements", "words"]
+
+Words = npt.NDArray[np.uint64]
+Elements = npt.NDArray[np.int64]
+CHUNK: Final = 2**15
+"""Words drawn at a time: 256 KiB stay in the second-level cache between the cipher and the comparison."""
+ZEROS: Final = memoryview(bytes(8 * CHUNK))
+"""Encrypted, zeros become the key stream."""
+
+
+@runtime_checkable
+class BulkTape(Protocol):
+    """A tape that also returns runs of words."""
+
+    def word(self, domain: Domain, stream: int, index: int) -> int: ...
+
+    def words(self, domain: Domain, stream: int, start: int, count: int) -> Words: ...
+
+
+def domain_key(seed: bytes, domain: Domain) -> bytes:
+    """Return the 32-byte ChaCha20 key of a domain.
+
+    Implements: TAP-R1.
+    """
+    tag = f"veil {__version__} {domain}".encode("ascii")
+    return hashlib.sha256(bytes([len(tag)]) + tag + seed).digest()
+
+
+class SeededTape:
+    """The tape of a 32-byte seed. In production the seed comes from the operating system.
+
+    Implements: TAP-R6.
+    Refuses: SEED_LENGTH.
+    """
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != constants.SEED_BYTES:
+            raise Refused(Refusal.SEED_LENGTH, f"seed must have {constants.SEED_BYTES} bytes")
+        self._keys = {domain: domain_key(seed, domain) for domain in Domain}
+
+    def word(self, domain: Domain, stream: int, index: int) -> int:
+        """Return the word at an address, 0 <= word < 2**64. Refuses: as `words`."""
+        return int(self.words(domain, stream, index, 1)[0])
+
+    def words(self, domain: Domain, stream: int, start: int, count: int) -> Words:
+        """Return words start to start + count - 1 of a stream [count].
+
+        Implements: TAP-R2.
+        Refuses: STREAM_OUT_OF_RANGE, COUNTER_OVERFLOW.
+        """
+        check_addresses(stream, start, count)
+        block, skipped = divmod(start, constants.WORDS_PER_BLOCK)
+        # Layout of OpenSSL's 16-byte nonce: block counter (4 bytes, little-endian) || RFC 8439 nonce (12 bytes).
+        nonce = block.to_bytes(4, "little") + stream.to_bytes(12, "little")
+        encryptor = Cipher(algorithms.ChaCha20(self._keys[domain], nonce), mode=None).encryptor()
+        encryptor.update(bytes(8 * skipped))
+        data = np.empty(count, dtype="<u8")
+        view = data.view(np.uint8)
+        for first in range(0, view.size, len(ZEROS)):
+            piece = view[first : first + len(ZEROS)]
+            encryptor.update_into(ZEROS[: piece.size], piece)
+        return data
+
+
+def check_addresses(stream: int, start: int, count: int) -> None:
+    """Refuse a run of addresses that no nonce and block counter can hold.
+
+    Implements: TAP-R5.
+    """
+    if not 0 <= stream < 2**constants.STREAM_BITS:
+        raise Refused(Refusal.STREAM_OUT_OF_RANGE)
+    if not (0 <= start and start + count <= constants.INDEX_LIMIT):
+        raise Refused(Refusal.COUNTER_OVERFLOW)
+
+
+def words(tape: Tape, domain: Domain, stream: int, start: int, count: int) -> Words:
+    """Return a run of words of any tape [count]; one call where the tape can, else word by word."""
+    if isinstance(tape, BulkTape):
+        return tape.words(domain, stream, start, count)
+    listed: Sequence[int] = [tape.word(domain, stream, start + i) for i in range(count)]
+    return np.array(listed, dtype=np.uint64)
+
+
+def field_elements(tape: Tape, domain: Domain, stream: int, start: int, count: int, modulus: int) -> Elements:
+    """Return elements start to start + count - 1 of a stream, each in [0, modulus) [count].
+
+    Implements: TAP-R3, TAP-R4.
+    Refuses: STREAM_OUT_OF_RANGE, COUNTER_OVERFLOW.
+    """
+    if stream >= 2**constants.RETRY_SHIFT:
+        raise Refused(Refusal.STREAM_OUT_OF_RANGE)
+    if start + count > constants.ELEMENT_LIMIT:
+        raise Refused(Refusal.COUNTER_OVERFLOW)
+    elements = np.empty(count, dtype=np.int64)
+    for first in range(0, count, CHUNK):
+        chunk = elements[first : first + CHUNK]
+        _fill(chunk, tape, domain, stream, start + first, modulus)
+    return elements
+
+
+def _fill(chunk: Elements, tape: Tape, domain: Domain, stream: int, start: int, modulus: int) -> None:
+    low_bits = np.uint64(2 ** modulus.bit_length() - 1)
+    np.bitwise_and(words(tape, domain, stream, start, len(chunk)), low_bits, out=chunk.view(np.uint64))
+    if chunk.max() >= modulus:
+        for i in np.flatnonzero(chunk >= modulus):
+            chunk[i] = _retried(tape, domain, stream + ((start + int(i) + 1) << constants.RETRY_SHIFT), modulus)
+
+
+def _retried(tape: Tape, domain: Domain, retry_stream: int, modulus: int) -> int:
+    low_bits = 2 ** modulus.bit_length() - 1
+    retry = 0
+    while (candidate := tape.word(domain, retry_stream, retry) & low_bits) >= modulus:
+        retry += 1
+    return candidate

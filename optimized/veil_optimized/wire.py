@@ -1,0 +1,275 @@
+"""Frames between the enclave and a worker, over byte views of numpy arrays.
+
+The bytes agree with the reference because both follow spec/wire.md; only the order of work differs:
+the header is one struct, and the elements of a message are converted in one strided copy.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Self
+
+import numpy
+from numpy.typing import NDArray
+
+from veil_spec import __version__, constants
+from veil_spec.refusals import Refusal, Refused
+from veil_spec.types import Frame, FrameKind
+
+Elements = NDArray[numpy.int64]
+"""Field elements, any shape, each in 0 .. p - 1."""
+
+HEADER: Final = struct.Struct("<4s3sB16s6IBI")
+"""Layout: magic, version, kind, epoch, group .. columns, element_bytes, payload length."""
+HEADER_BYTES: Final = HEADER.size
+VERSION: Final = bytes(int(part) for part in __version__.split("."))
+"""[3] major, minor, patch."""
+WIDTHS: Final = {modulus: (modulus.bit_length() + 7) // 8 for modulus in constants.PRIMES}
+"""Bytes of an element of each field: 4, 5, 6."""
+DIGEST_BYTES: Final = 32
+"""A SHA-256 digest, the payload of HELLO and WELCOME."""
+ROW_KINDS: Final = frozenset({FrameKind.MULTIPLY, FrameKind.PRODUCT})
+REFUSAL: Final = Frame(FrameKind.REFUSAL, bytes(constants.EPOCH_BYTES), 0, 0, 0, 0, 0, 0, 0, b"")
+"""The one refusal: it names no reason and no epoch."""
+
+
+def encode(frame: Frame) -> bytes:
+    """Return the bytes of a frame, HEADER_BYTES + len(payload) of them.
+
+    Source: spec/wire.md, Frames.
+    Implements: WIR-R1.
+    Refuses: FRAME_TOO_LARGE, FRAME_MALFORMED.
+    """
+    _check_payload_length(len(frame.payload))
+    _check_fields(frame)
+    header = HEADER.pack(
+        constants.FRAME_MAGIC,
+        VERSION,
+        frame.kind,
+        frame.epoch,
+        *_numbers(frame),
+        frame.element_bytes,
+        len(frame.payload),
+    )
+    return header + frame.payload
+
+
+def decode(data: bytes) -> Frame:
+    """Return the frame whose bytes these are; equal frames have equal bytes.
+
+    Source: spec/wire.md, Frames.
+    Implements: WIR-R2, WIR-R3, WIR-R4.
+    Refuses: FRAME_TRUNCATED, FRAME_MALFORMED, VERSION_MISMATCH, FRAME_TOO_LARGE.
+    """
+    if len(data) < HEADER_BYTES:
+        raise Refused(Refusal.FRAME_TRUNCATED, f"a header has {HEADER_BYTES} bytes, not {len(data)}")
+    magic, version, kind, epoch, group, step, first_row, rows, total_rows, columns, width, length = (
+        HEADER.unpack_from(data)
+    )
+    if magic != constants.FRAME_MAGIC:
+        raise Refused(Refusal.FRAME_MALFORMED, "magic")
+    if version != VERSION:
+        raise Refused(Refusal.VERSION_MISMATCH, f"the peer speaks version {'.'.join(map(str, version))}")
+    _check_payload_length(length)
+    if len(data) != HEADER_BYTES + length:
+        raise Refused(Refusal.FRAME_TRUNCATED, f"payload of {length} bytes")
+    if kind not in FrameKind.__members__.values():
+        raise Refused(Refusal.FRAME_MALFORMED, f"kind {kind}")
+    payload = bytes(data[HEADER_BYTES:])
+    numbers = (group, step, first_row, rows, total_rows, columns, width)
+    frame = Frame(FrameKind(kind), epoch, *numbers, payload)
+    _check_fields(frame)
+    return frame
+
+
+def _numbers(frame: Frame) -> tuple[int, int, int, int, int, int]:
+    return frame.group, frame.step, frame.first_row, frame.rows, frame.total_rows, frame.columns
+
+
+def _check_payload_length(length: int) -> None:
+    """Implements: WIR-R5. Refuses: FRAME_TOO_LARGE."""
+    if length > constants.FRAME_LIMIT:
+        raise Refused(Refusal.FRAME_TOO_LARGE, f"payload of {length} bytes")
+
+
+def _check_fields(frame: Frame) -> None:
+    """Implements: WIR-R4, WIR-R5. Refuses: FRAME_MALFORMED, FRAME_TOO_LARGE."""
+    problem = _rows_problem(frame) if frame.kind in ROW_KINDS else _notice_problem(frame)
+    if len(frame.epoch) != constants.EPOCH_BYTES:
+        problem = "epoch"
+    if problem:
+        raise Refused(Refusal.FRAME_MALFORMED, f"{frame.kind.name}: {problem}")
+    if frame.total_rows * frame.columns * frame.element_bytes > constants.REPLY_LIMIT:
+        raise Refused(Refusal.FRAME_TOO_LARGE, f"message of {frame.total_rows} rows")
+
+
+def _rows_problem(frame: Frame) -> str:
+    """Return what is wrong with a piece of a message, or nothing. Implements: WIR-R4."""
+    if min(_numbers(frame)) < 0 or max(_numbers(frame)) >= 2**32:
+        return "a number of more than 32 bits"
+    if frame.element_bytes not in WIDTHS.values():
+        return "element_bytes"
+    if frame.rows == 0 or frame.columns == 0:
+        return "no elements"
+    if frame.first_row + frame.rows > frame.total_rows:
+        return "more rows than the message has"
+    if len(frame.payload) != frame.rows * frame.columns * frame.element_bytes:
+        return "payload length is not rows * columns * element_bytes"
+    return ""
+
+
+def _notice_problem(frame: Frame) -> str:
+    """Return what is wrong with a HELLO, WELCOME or REFUSAL, or nothing. Implements: WIR-R4."""
+    if any(_numbers(frame)) or frame.element_bytes:
+        return "an unused field is not zero"
+    if frame.kind is FrameKind.REFUSAL:
+        return "" if frame == REFUSAL else "it says something"
+    return "" if len(frame.payload) == DIGEST_BYTES else "digest"
+
+
+def element_bytes(modulus: int) -> int:
+    """Return the bytes of an element, 4, 5 or 6. Refuses: FIELD_UNKNOWN."""
+    if modulus not in WIDTHS:
+        raise Refused(Refusal.FIELD_UNKNOWN, str(modulus))
+    return WIDTHS[modulus]
+
+
+def pack(elements: Elements | Sequence[int], modulus: int) -> bytes:
+    """Return the elements in row order, each as 4, 5 or 6 bytes, little-endian.
+
+    Implements: WIR-R6.
+    Refuses: FIELD_UNKNOWN, NOT_IN_FIELD.
+    """
+    width = element_bytes(modulus)
+    words = _words(elements)
+    _check_elements(words, modulus)
+    if width == 4:
+        return words.astype("<u4").tobytes()
+    return _view_bytes(words)[:, :width].tobytes()
+
+
+def unpack(data: bytes | bytearray, count: int, modulus: int) -> Elements:
+    """Return [count] elements, each in 0 .. modulus - 1.
+
+    Implements: WIR-R6.
+    Refuses: FIELD_UNKNOWN, FRAME_MALFORMED, NOT_IN_FIELD.
+    """
+    width = element_bytes(modulus)
+    if len(data) != count * width:
+        raise Refused(Refusal.FRAME_MALFORMED, f"{len(data)} bytes are not {count} elements of {width}")
+    words = numpy.zeros(count, dtype="<i8")
+    _view_bytes(words)[:, :width] = numpy.frombuffer(data, dtype=numpy.uint8).reshape(count, width)
+    _check_elements(words, modulus)
+    return words
+
+
+def _words(elements: Elements | Sequence[int]) -> Elements:
+    """Return the elements as one contiguous row of words. Refuses: NOT_IN_FIELD."""
+    try:
+        return numpy.ascontiguousarray(elements, dtype="<i8").reshape(-1)
+    except OverflowError as error:
+        raise Refused(Refusal.NOT_IN_FIELD, "an element of more than 64 bits") from error
+
+
+def _view_bytes(words: Elements) -> NDArray[numpy.uint8]:
+    """Return [count, 8] the bytes of each word, lowest first, sharing memory."""
+    return words.view(numpy.uint8).reshape(-1, 8)
+
+
+def _check_elements(words: Elements, modulus: int) -> None:
+    """Implements: WIR-R6. Refuses: NOT_IN_FIELD.
+
+    Read as unsigned, a negative word is at least 2**63 and so fails the same comparison.
+    """
+    if words.size and int(words.view("<u8").max()) >= modulus:
+        raise Refused(Refusal.NOT_IN_FIELD)
+
+
+def split(
+    kind: FrameKind, epoch: bytes, group: int, step: int, columns: int, element_bytes: int, data: bytes
+) -> Sequence[Frame]:
+    """Return the frames of a message, each with as many whole rows as FRAME_LIMIT allows.
+
+    Source: spec/wire.md, Messages.
+    Implements: WIR-R7.
+    Refuses: FRAME_TOO_LARGE, FRAME_MALFORMED.
+    """
+    row_bytes = columns * element_bytes
+    check_size(len(data), row_bytes)
+    if row_bytes <= 0 or not data or len(data) % row_bytes:
+        raise Refused(Refusal.FRAME_MALFORMED, f"{len(data)} bytes are not rows of {row_bytes}")
+    total, most = len(data) // row_bytes, constants.FRAME_LIMIT // row_bytes
+    view = memoryview(data)
+
+    def piece(first: int) -> Frame:
+        rows = min(most, total - first)
+        payload = bytes(view[first * row_bytes : (first + rows) * row_bytes])
+        return Frame(kind, epoch, group, step, first, rows, total, columns, element_bytes, payload)
+
+    return [piece(first) for first in range(0, total, most)]
+
+
+def check_size(message_bytes: int, row_bytes: int) -> None:
+    """Refuse a message that no frames can carry. Refuses: FRAME_TOO_LARGE."""
+    if row_bytes > constants.FRAME_LIMIT or message_bytes > constants.REPLY_LIMIT:
+        raise Refused(Refusal.FRAME_TOO_LARGE, f"{message_bytes} bytes in rows of {row_bytes}")
+
+
+@dataclass(slots=True)
+class Reassembly:
+    """One message as it arrives; it holds the rows received so far and nothing that was only promised."""
+
+    kind: FrameKind
+    epoch: bytes
+    group: int
+    step: int
+    columns: int
+    element_bytes: int
+    total_rows: int
+    row: int = 0
+    data: bytearray = field(default_factory=bytearray)
+
+    @classmethod
+    def described_by(cls, frame: Frame) -> Self:
+        """Return an empty message of the description that one of its pieces gives."""
+        about = (frame.kind, frame.epoch, frame.group, frame.step, frame.columns, frame.element_bytes)
+        return cls(*about, frame.total_rows)
+
+    def add(self, frame: Frame) -> None:
+        """Take the next piece. Implements: WIR-R7. Refuses: FRAME_UNEXPECTED."""
+        for name in ("kind", "epoch", "group", "step", "columns", "element_bytes", "total_rows"):
+            if getattr(frame, name) != getattr(self, name):
+                raise Refused(Refusal.FRAME_UNEXPECTED, f"another {name}")
+        if frame.first_row != self.row:
+            raise Refused(Refusal.FRAME_UNEXPECTED, f"row {frame.first_row} in place of row {self.row}")
+        self.data += frame.payload
+        self.row += frame.rows
+
+    @property
+    def complete(self) -> bool:
+        """Return whether every row has arrived."""
+        return self.row == self.total_rows
+
+
+def join(
+    frames: Iterable[Frame],
+    kind: FrameKind,
+    epoch: bytes,
+    group: int,
+    step: int,
+    columns: int,
+    element_bytes: int,
+    total_rows: int,
+) -> bytes:
+    """Return the rows of a whole message, of which everything but the elements is known beforehand.
+
+    Source: spec/wire.md, Messages.
+    Implements: WIR-R7.
+    Refuses: FRAME_UNEXPECTED.
+    """
+    message = Reassembly(kind, epoch, group, step, columns, element_bytes, total_rows)
+    for frame in frames:
+        message.add(frame)
+    if not message.complete:
+        raise Refused(Refusal.FRAME_UNEXPECTED, f"ends at row {message.row} of {total_rows}")
+    return bytes(message.data)

@@ -1,0 +1,83 @@
+"""The reference as a subject of the conformance suite: its public functions under one name."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from veil_reference import (
+    accounting,
+    fixed_point,
+    integrity,
+    model,
+    noise,
+    noisy_max,
+    quantise,
+    remo,
+    tables,
+    tape,
+    wire,
+)
+from veil_spec import __version__
+from veil_spec.types import Geometric, Noise, TwoSidedGeometric
+
+
+def make_noise(alpha: Fraction, two_sided: bool) -> Noise:
+    """Return a noise. Refuses: ALPHA_OUT_OF_RANGE."""
+    return TwoSidedGeometric(alpha) if two_sided else Geometric(alpha)
+
+
+def burn(addresses: Sequence[tuple[int, int]]) -> None:
+    """Return nothing if these (group, step) may be used in this order in one epoch. Refuses: PAD_REUSED."""
+    used = remo.Addresses()
+    for group, step in addresses:
+        used.burn(group, step)
+
+
+class Reference:
+    """`veil_spec.interface.Implementation`, with nothing of its own."""
+
+    name = "veil_reference"
+    spec_version: str = __version__
+    seeded_tape = staticmethod(tape.SeededTape)
+    listed_tape = staticmethod(tape.ListedTape)
+    field_elements = staticmethod(tape.field_elements)
+    noise = staticmethod(make_noise)
+    sample = staticmethod(noise.sample)
+    select = staticmethod(noisy_max.select)
+    exact_pmf = staticmethod(accounting.exact_pmf)
+    certificate = staticmethod(accounting.certificate)
+    calibrate = staticmethod(accounting.calibrate)
+    round_shift = staticmethod(fixed_point.round_shift)
+    rescale = staticmethod(fixed_point.rescale)
+    quantise = staticmethod(fixed_point.quantise)
+    exp2_digits = staticmethod(tables.exp2_digits)
+    rope = staticmethod(tables.rope)
+    exp2 = staticmethod(fixed_point.exp2)
+    silu = staticmethod(fixed_point.silu)
+    rms_norm = staticmethod(fixed_point.rms_norm)
+    attention_score = staticmethod(fixed_point.attention_score)
+    softmax_average = staticmethod(fixed_point.softmax_average)
+    rotate = staticmethod(fixed_point.rotate)
+    quantise_weights = staticmethod(quantise.quantise_weights)
+    quantise_gains = staticmethod(quantise.quantise_gains)
+    greedy = staticmethod(model.greedy)
+    logits = staticmethod(model.logits)
+    masked_logits = staticmethod(model.masked_logits)
+    choose_modulus = staticmethod(remo.choose_modulus)
+    pad = staticmethod(remo.pad)
+    burn = staticmethod(burn)
+    rank_basis = staticmethod(remo.rank_basis)
+    rank_pad = staticmethod(remo.rank_pad)
+    mask = staticmethod(remo.mask)
+    multiply = staticmethod(remo.multiply)
+    unmask = staticmethod(remo.unmask)
+    repetitions = staticmethod(integrity.repetitions)
+    challenge = staticmethod(integrity.challenge)
+    check_key = staticmethod(integrity.check_key)
+    verify = staticmethod(integrity.verify)
+    encode = staticmethod(wire.encode)
+    decode = staticmethod(wire.decode)
+    pack = staticmethod(wire.pack)
+    unpack = staticmethod(wire.unpack)
+    split = staticmethod(wire.split)
+    join = staticmethod(wire.join)
+    operations = frozenset(name for name, member in list(vars().items()) if isinstance(member, staticmethod))

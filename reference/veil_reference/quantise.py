@@ -1,0 +1,51 @@
+"""From real weights to integers, in exact rational arithmetic: what `veil import` does once."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from math import ceil, isfinite
+
+from veil_spec import constants
+from veil_spec.refusals import Refusal, Refused
+from veil_spec.types import WeightRow
+
+
+def _exact(values: Sequence[float]) -> list[Fraction]:
+    if not all(isfinite(value) for value in values):
+        raise Refused(Refusal.WEIGHT_NOT_FINITE)
+    return [Fraction(value) for value in values]
+
+
+def floor_log2(x: Fraction) -> int:
+    """Return the largest n with 2**n <= x, x > 0."""
+    n = x.numerator.bit_length() - x.denominator.bit_length()
+    return n if Fraction(2) ** n <= x else n - 1
+
+
+def quantise_weights(weights: Sequence[float]) -> WeightRow:
+    """Return one output channel as integers in [-32639, 32639] with a 15-bit mantissa and an exponent.
+
+    Implements: MDL-R1.
+    Refuses: WEIGHT_NOT_FINITE.
+    """
+    exact = _exact(weights)
+    peak = max(abs(weight) for weight in exact) / constants.WEIGHT_LIMIT
+    if peak == 0:
+        return WeightRow((0,) * len(exact), 2 ** (constants.MANTISSA_BITS - 1), 0)
+    exponent = constants.MANTISSA_BITS - 1 - floor_log2(peak)
+    if ceil(peak * Fraction(2) ** exponent) >= 2**constants.MANTISSA_BITS:
+        exponent -= 1
+    mantissa = ceil(peak * Fraction(2) ** exponent)
+    unit = mantissa / Fraction(2) ** exponent
+    return WeightRow(tuple(round(weight / unit) for weight in exact), mantissa, exponent)
+
+
+def quantise_gains(gains: Sequence[float]) -> tuple[Sequence[int], int]:
+    """Return a norm's gains as integers of at most 24 bits and one exponent: gain i is integer i * 2**-exponent.
+
+    Implements: MDL-R2.
+    Refuses: WEIGHT_NOT_FINITE.
+    """
+    exact = _exact(gains)
+    peak = max(abs(gain) for gain in exact)
+    exponent = constants.GAIN_BITS - 1 - floor_log2(peak) if peak else 0
+    return [round(gain * Fraction(2) ** exponent) for gain in exact], exponent

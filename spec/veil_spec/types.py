@@ -1,0 +1,217 @@
+"""Values that cross an interface: frozen, checked where they have an invariant."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from fractions import Fraction
+from typing import NewType
+
+from veil_spec import constants
+from veil_spec.refusals import Refusal, Refused
+
+Word = NewType("Word", int)
+"""A tape word, 0 <= word < 2**64."""
+TokenIndex = NewType("TokenIndex", int)
+"""Position of a candidate in its part, from 0."""
+Row = Sequence[int]
+"""Integers of one token, in column order."""
+Rows = Sequence[Row]
+"""[rows, columns]"""
+
+
+class Domain(StrEnum):
+    """What a tape word is for; each has its own key (TAP-R1)."""
+
+    NOISE = "nmx.noise"
+    PAD = "rmo.pad"
+    RANK_BASIS = "rmo.rank.basis"
+    RANK_MASK = "rmo.rank.mask"
+    CHALLENGE = "int.challenge"
+    TEST = "test"
+
+
+Address = tuple[Domain, int, int]
+"""(domain, stream, index) of one tape word."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTape:
+    """A finite tape that holds the listed words and refuses every other address. Implements: TAP-R7."""
+
+    words: Mapping[Address, int]
+
+    def word(self, domain: Domain, stream: int, index: int) -> int:
+        """Return the listed word. Refuses: TAPE_EXHAUSTED."""
+        if (domain, stream, index) not in self.words:
+            raise Refused(Refusal.TAPE_EXHAUSTED)
+        return self.words[domain, stream, index]
+
+
+def _checked_alpha(alpha: Fraction) -> None:
+    if not isinstance(alpha, Fraction) or not 0 < alpha < 1:
+        raise Refused(Refusal.ALPHA_OUT_OF_RANGE, "alpha must be a Fraction between 0 and 1")
+    if alpha.denominator > constants.ALPHA_DENOMINATOR_LIMIT:
+        raise Refused(Refusal.ALPHA_OUT_OF_RANGE, "alpha's denominator must be at most 65536")
+
+
+@dataclass(frozen=True, slots=True)
+class Geometric:
+    """One-sided noise k >= 0 with probability (1 - alpha) * alpha**k.
+
+    Implements: NMX-R7.
+    Refuses: ALPHA_OUT_OF_RANGE.
+    """
+
+    alpha: Fraction
+
+    def __post_init__(self) -> None:
+        _checked_alpha(self.alpha)
+
+
+@dataclass(frozen=True, slots=True)
+class TwoSidedGeometric:
+    """Noise k with probability proportional to alpha**abs(k).
+
+    Implements: NMX-R7.
+    Refuses: ALPHA_OUT_OF_RANGE.
+    """
+
+    alpha: Fraction
+
+    def __post_init__(self) -> None:
+        _checked_alpha(self.alpha)
+
+
+Noise = Geometric | TwoSidedGeometric
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The one thing that a noisy max lets out: the index of the winner."""
+
+    index: TokenIndex
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens that may replace one another; scores[x][y] is the score of output y for private token x."""
+
+    tokens: tuple[str, ...]
+    scores: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A frozen sanitizer table: a public partition of a vocabulary, with integer scores inside each part."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorstPair:
+    """Where the largest probability ratio is reached: output `output` of `token` against `other`."""
+
+    token: str
+    other: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a table with a noise guarantees; epsilon figures are ln(bound) and ln(exact), rounded up."""
+
+    range_distance: int
+    bound: Fraction
+    exact: Fraction
+    worst: WorstPair
+    epsilon_bound: str
+    epsilon_exact: str
+    adjacency: str
+    part_bits: str
+    bayes_recovery: Fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """A row as 16-bit integers and one exponent: value i is values[i] * 2**-exponent."""
+
+    values: tuple[int, ...]
+    exponent: int
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRow:
+    """One output channel: weight i is values[i] * mantissa * 2**-exponent."""
+
+    values: tuple[int, ...]
+    mantissa: int
+    exponent: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The integers that fix a Llama decoder's structure. Refuses: MODEL_UNSUPPORTED (in model.md's words)."""
+
+    vocabulary: int
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    context: int
+    rope_theta: Fraction
+    norm_epsilon: Fraction
+    tied: bool
+
+    def __post_init__(self) -> None:
+        limits = {
+            "vocabulary": constants.VOCABULARY_LIMIT,
+            "width": constants.WIDTH_LIMIT,
+            "inner": constants.INNER_LIMIT,
+            "layers": 2**10,
+            "heads": constants.WIDTH_LIMIT,
+            "kv_heads": constants.WIDTH_LIMIT,
+            "head_width": constants.HEAD_WIDTH_LIMIT,
+            "context": constants.CONTEXT_LIMIT,
+        }
+        for name, limit in limits.items():
+            if not 1 <= getattr(self, name) <= limit:
+                raise Refused(Refusal.MODEL_UNSUPPORTED, f"{name} must be between 1 and {limit}")
+        if self.heads % self.kv_heads:
+            raise Refused(Refusal.MODEL_UNSUPPORTED, "heads must be a multiple of kv_heads")
+        if self.head_width % 2:
+            raise Refused(Refusal.MODEL_UNSUPPORTED, "head_width must be even")
+        if self.heads * self.head_width > constants.INNER_LIMIT:
+            raise Refused(Refusal.MODEL_UNSUPPORTED, f"heads * head_width must be at most {constants.INNER_LIMIT}")
+        if not 1 < self.rope_theta < 2**40:
+            raise Refused(Refusal.MODEL_UNSUPPORTED, "rope_theta must be between 1 and 2**40")
+        if not Fraction(1, 2**40) <= self.norm_epsilon <= Fraction(1, 2**16):
+            raise Refused(Refusal.MODEL_UNSUPPORTED, "norm_epsilon must be between 2**-40 and 2**-16")
+
+
+class FrameKind(IntEnum):
+    """What a frame carries."""
+
+    HELLO = 1
+    WELCOME = 2
+    MULTIPLY = 3
+    PRODUCT = 4
+    REFUSAL = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message, or one piece of it, as spec/wire.md lays it out."""
+
+    kind: FrameKind
+    epoch: bytes
+    group: int
+    step: int
+    first_row: int
+    rows: int
+    total_rows: int
+    columns: int
+    element_bytes: int
+    payload: bytes
