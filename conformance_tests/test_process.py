@@ -165,6 +165,10 @@ def test_a_piece_survives_the_wire_in_both_implementations(frame: Frame) -> None
 
 
 @given(frames)
+@example(wire.REFUSAL)
+@example(replace(wire.REFUSAL, payload=b"why"))
+@example(replace(wire.REFUSAL, epoch=EPOCH))
+@example(replace(wire.REFUSAL, step=1))
 @example(replace(wire.REFUSAL, payload=bytes(constants.FRAME_LIMIT + 1), rows=1))
 @example(Frame(FrameKind.PRODUCT, EPOCH, 0, 0, 0, 1, 2**28 + 1, 1, 4, bytes(4)))
 @example(Frame(FrameKind.PRODUCT, EPOCH, 0, 0, 0, 1, 2**28, 1, 4, bytes(4)))
@@ -590,6 +594,17 @@ def test_a_worker_that_sends_row_after_row_is_given_up_at_the_deadline() -> None
 
 
 @pytest.mark.requirement("WIR-P2")
+def test_the_clock_runs_from_the_first_frame_sent_even_if_the_answer_is_there() -> None:
+    with served(honest) as address:
+        stream = GrpcTransport(address, DEADLINE_S)
+        for _ in range(2):
+            stream.send(HELLO)
+            time.sleep(0.6 * DEADLINE_S)
+        assert refusal_of(stream.receive) is Refusal.WORKER_LOST
+        stream.close()
+
+
+@pytest.mark.requirement("WIR-P2")
 def test_time_between_exchanges_does_not_count() -> None:
     elements = random_elements(1, 11, MODULI[2])
     with served(honest) as address, connected(address) as channel:
@@ -608,10 +623,10 @@ def test_an_address_where_nobody_listens_is_a_lost_worker() -> None:
 
 def test_a_stream_too_many_is_turned_away_at_once() -> None:
     with served(honest) as address, ExitStack() as stack:
-        channels = [stack.enter_context(connected(address, 20.0)) for _ in range(worker.STREAMS + 1)]
-        for channel in channels[:-1]:
-            channel.hello(DIGEST)
-        assert waited(lambda: channels[-1].hello(DIGEST)) < 10
+        for _ in range(worker.STREAMS):
+            stack.enter_context(connected(address, 20.0)).hello(DIGEST)
+        extra = stack.enter_context(connected(address, 20.0))
+        assert waited(lambda: extra.hello(DIGEST)) < 10
 
 
 def test_a_taken_address_is_refused() -> None:

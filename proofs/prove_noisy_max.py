@@ -1,16 +1,16 @@
-"""Why a noisy max is private: the theorem behind NMX-G1 for both geometric noises, and its checks on small grids.
+"""Why a noisy max is private: the theorem behind NMX-G1 for both geometric noises, and its checks on a grid.
 
-The theorem. Let the noise Z have the tail condition P(Z >= t + s) >= alpha**s * P(Z >= t) for all integers t and
-s >= 0. Then the index of the largest score plus noise, lowest index on ties, is D_R ln(1/alpha)-private.
+The theorem. Let the noise Z have the tail condition P(Z >= t + s) >= alpha**s * P(Z >= t) for all integers t
+and s >= 0. Then the index of the largest score plus noise, lowest index on ties, is D_R ln(1/alpha)-private.
 
 1. The tail condition holds for both noises (`test_tail_condition_*`).
-2. A constant added to all scores changes nothing, so the score change d may be taken between 0 and D_R. Fix the
-   noises of all other candidates. Candidate i wins exactly if Z_i >= t for an integer t, and the change moves t by
-   at most D_R (`test_the_threshold_moves_by_at_most_the_range_distance`).
-3. So P(i | u + d) >= P(Z >= t + D_R) >= alpha**D_R * P(i | u) for every choice of the other noises, hence on average;
-   exchange u and u + d for the other direction.
-4. Noises of different selections are independent and the other tokens are equal, so the factor of a document is
-   the factor of the changed token (the product rule; NMX-A3).
+2. A constant added to all scores changes nothing, so the score change d may be taken between 0 and D_R. Fix
+   the noises of all other candidates. Candidate i wins exactly if Z_i >= t for an integer t, and the change
+   moves t by at most D_R (`test_the_threshold_moves_by_at_most_the_range_distance`).
+3. So P(i | u + d) >= P(Z >= t + D_R) >= alpha**D_R * P(i | u) for every choice of the other noises, hence on
+   average; exchange u and u + d for the other direction.
+4. Noises of different selections are independent and the other tokens are equal, so the factor of a document
+   is the factor of the changed token (the product rule; NMX-A3).
 5. The code draws these noises (`test_the_sampler_cuts_at_the_powers_of_alpha`) and its exact law is this
    mechanism's (`test_exact_pmf_*`), so the exhaustive grid measures what runs.
 """
@@ -42,7 +42,7 @@ UNIT = {alpha: 1 / (1 + p), power: 1 / (1 + q), first: 1 / (1 + r)}
 
 
 def never_negative(expression: sympy.Expr) -> bool:
-    """Return whether the expression is a quotient of polynomials in p, q, r >= 0 without negative coefficients."""
+    """Return whether this is a quotient of polynomials in p, q, r >= 0 without negative coefficients."""
     over, under = sympy.fraction(sympy.cancel(sympy.together(expression.subs(UNIT))))
     return all(
         coefficient >= 0
@@ -94,8 +94,8 @@ def test_two_sided_noise_is_a_difference_of_two_draws() -> None:
     """Proves: NMX-G1.
 
     Given: two independent draws with P(j) = (1 - alpha) alpha**j.
-    Then: their difference is k >= 0 with probability (1 - alpha) / (1 + alpha) * alpha**k, and the closed tail of
-    `at_least` is the sum of these; by symmetry the same for k < 0.
+    Then: their difference is k >= 0 with probability (1 - alpha) / (1 + alpha) * alpha**k, and the closed
+    tail of `at_least` is the sum of these; by symmetry the same for k < 0.
     """
     k, j = sympy.symbols("k j", integer=True, nonnegative=True)
     ratio = sympy.Rational(2, 3)
@@ -114,9 +114,9 @@ def test_two_sided_noise_is_a_difference_of_two_draws() -> None:
 def test_the_threshold_moves_by_at_most_the_range_distance() -> None:
     """Proves: NMX-G1.
 
-    Given: `before` and `after` are the largest noisy scores of the candidates before and after i; the score change
-    adds between 0 and R to every candidate, hence to both of them.
-    Then: i wins exactly from the integer threshold t on, t = max(before + 1, after) - score, and |t' - t| <= R.
+    Given: `before` and `after` are the largest noisy scores of the candidates before and after i; the score
+    change adds between 0 and R to every candidate, hence to both of them.
+    Then: i wins exactly from the threshold t = max(before + 1, after) - score on, and |t' - t| <= R.
     """
     before, after, score, up, upper, own, bound, noise = z3.Ints(
         "before after score up upper own bound noise"
@@ -141,8 +141,9 @@ def test_the_sampler_cuts_at_the_powers_of_alpha(ratio: Fraction) -> None:
     """Proves: NMX-G1.
 
     Given: a tape whose words are independent and uniform.
-    Then: P(draw >= j) = alpha**j. The draw is at least j for every first word that ends below alpha**j, and below j
-    for every first word that starts at or above it; the one word between them is cut at alpha**j by the next word.
+    Then: P(draw >= j) = alpha**j. A larger word never gives a larger draw. The draw is at least j up to the
+    last word that ends below alpha**j, and below j from the first one that starts at or above it; the word
+    between them is cut at alpha**j by the next word, and so on.
     Assuming: TAP-A1.
     Pins: veil_reference.noise.geometric 1876c333.
     """
@@ -186,7 +187,7 @@ def test_exact_pmf_lies_between_the_bounds_of_an_enumeration(
 ) -> None:
     """Proves: NMX-G1.
 
-    Given: every combination of noises within a reach, added, compared and counted; the rest is bounded by its mass.
+    Given: every combination of noises within a reach, added, compared and counted; the rest has a known mass.
     Then: each exact probability lies between the count and the count plus the rest.
     """
     quarter = Fraction(1, 4)
@@ -214,7 +215,7 @@ def law(scores: tuple[int, ...], noise: Noise) -> tuple[Fraction, ...]:
 
 
 def grid(candidates: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...], int]]:
-    """Yield all scores 0 to 3, all scores with changes of -1, 0 and 1, and the range distance of the change."""
+    """Yield all scores 0 to 3, these with every change of -1, 0 and 1, and its range distance."""
     for scores in product(range(4), repeat=candidates):
         for change in product((-1, 0, 1), repeat=candidates):
             changed = tuple(score + step for score, step in zip(scores, change, strict=True))
@@ -269,7 +270,7 @@ def test_negative_control_gaussian_tails() -> None:
 
 
 def test_negative_control_threshold_without_tie_order() -> None:
-    """Controls: NMX-G1. The same check refutes a threshold that lets i win ties against earlier candidates."""
+    """Controls: NMX-G1. The same check refutes a threshold that gives ties to the later candidate."""
     before, after, score, noise = z3.Ints("before after score noise")
     wins = z3.And(score + noise > before, score + noise >= after)
     solver = z3.Solver()

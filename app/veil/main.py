@@ -6,7 +6,7 @@ import sys
 def main() -> int:
     """Return the exit status: 0, or 2 after one line that says what is wrong and what to do."""
     try:
-        from veil.commands import run  # noqa: PLC0415 (the extras may be missing)
+        from veil.commands import run
     except ModuleNotFoundError as error:
         print(f"veil: {error.name} is not installed: pip install 'veil[audit]'", file=sys.stderr)
         return 2

@@ -17,7 +17,6 @@ from veil_optimized.generate import steps
 from veil_optimized.model import Decoder, Model, load, plain_products
 from veil_spec.refusals import Refusal, Refused
 
-
 STOP_S: Final = 30.0
 """Seconds for an enclave process to end by itself."""
 
@@ -37,7 +36,9 @@ class Settings:
         """Return the integer file. Refuses: MODEL_MALFORMED."""
         path = self.model / INTEGER_FILE
         if not path.is_file():
-            remedy = f"--model {self.model} has no {INTEGER_FILE}: make it with `veil import SOURCE --out DIR`"
+            remedy = (
+                f"--model {self.model} has no {INTEGER_FILE}: make it with `veil import SOURCE --out DIR`"
+            )
             raise Refused(Refusal.MODEL_MALFORMED, remedy)
         return path
 
@@ -101,7 +102,8 @@ def _answer(model: Model, text: Text, enclave: Enclave | None, request: Request)
     prompt = text.tokens(request.prompt, request.raw)
     decoder = Decoder(model, plain_products if enclave is None else enclave.products)
     made = steps(decoder, prompt, request.new_tokens, text.stop)
-    yield from ({"piece": piece} for piece in text.pieces(step.token for step in made))
+    for piece in text.pieces(step.token for step in made):
+        yield {"piece": piece}
     yield {"done": True}
 
 

@@ -37,7 +37,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Masking:
-    """How an epoch masks: a profile, and for `rank` the ratio m / width. `seed` None asks the operating system."""
+    """How an epoch masks: a profile, m / width for `rank`, and in tests a seed: else the system gives one."""
 
     profile: str = "pad"
     rank: Fraction | None = None
@@ -46,9 +46,13 @@ class Masking:
 
     def __post_init__(self) -> None:
         if self.profile not in PROFILES:
-            raise Refused(Refusal.MODE_UNAVAILABLE, f"profile {self.profile!r} is not one of {', '.join(PROFILES)}")
+            raise Refused(
+                Refusal.MODE_UNAVAILABLE, f"profile {self.profile!r} is not one of {', '.join(PROFILES)}"
+            )
         if (self.profile == "rank") != (self.rank is not None):
-            raise Refused(Refusal.RANK_OUT_OF_RANGE, "profile rank needs --m-over-d, and no other profile takes it")
+            raise Refused(
+                Refusal.RANK_OUT_OF_RANGE, "profile rank needs --m-over-d, and no other profile takes it"
+            )
 
     @property
     def private(self) -> bool:

@@ -20,7 +20,7 @@ WEIGHT_BITS: Final = 15
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A right operand as float64 limbs [limbs, outputs, inner], least significant first, magnitudes below 2**bits."""
+    """A right operand: float64 limbs [limbs, outputs, inner], lowest first, magnitudes below 2**bits."""
 
     limbs: torch.Tensor
     bits: int
@@ -47,9 +47,9 @@ def shift_left(elements: torch.Tensor, bits: int, modulus: int) -> torch.Tensor:
 
 
 def product(left: torch.Tensor, right: Operand, modulus: int) -> torch.Tensor:
-    """Return left times the transpose of right, mod p: int64 [n, inner] by [outputs, inner] to [n, outputs].
+    """Return left times the transpose of right, mod p, int64 [n, outputs], for left int64 [n, inner].
 
-    The inner dimension is cut into blocks whose limb products stay below 2**53, so every float64 sum is exact.
+    The inner dimension is cut into blocks whose limb products stay below 2**53, so each float64 sum is exact.
     """
     rows, inner = left.shape
     limbs, outputs, _ = right.limbs.shape
@@ -69,7 +69,7 @@ def product(left: torch.Tensor, right: Operand, modulus: int) -> torch.Tensor:
 
 
 def multiply(masked: torch.Tensor, weights: torch.Tensor, modulus: int) -> torch.Tensor:
-    """Return masked rows times weights, mod p: int64 [n, inner], float64 [outputs, inner] to int64 [n, outputs].
+    """Return masked rows times weights, mod p, int64 [n, outputs]; weights float64 [outputs, inner].
 
     Refuses: SHAPE_MISMATCH.
     """

@@ -1,4 +1,4 @@
-"""Integer functions between the linear groups, on int64 tensors: one row per token, the same words as the reference."""
+"""Integer functions between the linear groups, on int64 tensors, a row for each token."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -45,7 +45,9 @@ def rescale(value: torch.Tensor, shift: int | torch.Tensor, limit: int) -> torch
 def bit_length(value: torch.Tensor) -> torch.Tensor:
     """Return the number of bits of each value, 0 <= value < 2**63."""
     estimate = torch.frexp(value.to(torch.float64)).exponent.to(torch.int64)
-    return torch.where((torch.ones_like(value) << (estimate - 1).clamp(min=0)) > value, estimate - 1, estimate)
+    return torch.where(
+        (torch.ones_like(value) << (estimate - 1).clamp(min=0)) > value, estimate - 1, estimate
+    ).clamp(min=0)
 
 
 def integer_sqrt(value: torch.Tensor) -> torch.Tensor:
@@ -108,7 +110,7 @@ def _norm_epsilon(epsilon: Fraction, shift: torch.Tensor) -> torch.Tensor:
 
 
 def attention_score(query: Rows, key: Rows) -> torch.Tensor:
-    """Return queries times keys, scaled to units of 2**-16: [..., n, width] by [..., positions, width] to [..., n, positions].
+    """Return query . key * log2(e) / sqrt(head width) in units of 2**-16 [..., n, positions].
 
     Implements: FXP-R9.
     """
@@ -123,8 +125,8 @@ def attention_score(query: Rows, key: Rows) -> torch.Tensor:
 def softmax_average(scores: torch.Tensor, values: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
     """Return averages of value rows, weighted by 2**(score / 2**16) where visible.
 
-    Shapes [..., n, positions], [..., positions, width] and [n, positions] to [..., n, width]. Values are cut into
-    15-bit halves, so that each float64 sum is exact.
+    Shapes [..., n, positions], [..., positions, width] and [n, positions] to [..., n, width]. Values are
+    cut into 15-bit halves, so that each float64 sum is exact.
 
     Implements: FXP-R10.
     """
@@ -138,7 +140,7 @@ def softmax_average(scores: torch.Tensor, values: torch.Tensor, visible: torch.T
 
 
 def rotate(row: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Return rows [..., n, width] with pair (i, i + width / 2) of token n turned by the table rows [n, width / 2].
+    """Return rows [..., n, width] with pair (i, i + width / 2) of token n turned by row n of the tables.
 
     Implements: FXP-R11.
     """

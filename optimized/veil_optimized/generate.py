@@ -24,7 +24,9 @@ class Generation:
     logits: torch.Tensor
 
 
-def steps(decoder: Decoder, prompt: Sequence[int], new_tokens: int, stop: Collection[int] = ()) -> Iterator[Step]:
+def steps(
+    decoder: Decoder, prompt: Sequence[int], new_tokens: int, stop: Collection[int] = ()
+) -> Iterator[Step]:
     """Yield up to `new_tokens` greedy tokens after a prompt, ending with a token of `stop`.
 
     Refuses: PROMPT_EMPTY, TOKEN_OUT_OF_RANGE, CONTEXT_EXCEEDED, and what the decoder's products refuse.
@@ -39,7 +41,9 @@ def steps(decoder: Decoder, prompt: Sequence[int], new_tokens: int, stop: Collec
             return
 
 
-def generate(decoder: Decoder, prompt: Sequence[int], new_tokens: int, stop: Collection[int] = ()) -> Generation:
+def generate(
+    decoder: Decoder, prompt: Sequence[int], new_tokens: int, stop: Collection[int] = ()
+) -> Generation:
     """Return all of `steps` at once; refuses as it does."""
     made = list(steps(decoder, prompt, new_tokens, stop))
     return Generation([step.token for step in made], torch.stack([step.logits for step in made]))

@@ -176,7 +176,7 @@ class Optimized:
         return _lists(model.Decoder(model.load(path)).step(list(tokens), every_position=True))
 
     def masked_logits(self, path: Path, tokens: Sequence[int], seed: bytes, rank: Fraction | None) -> Rows:
-        """Return the logits after each token, one token a step, by an enclave and a worker in this process."""
+        """Return the logits after each token, token by token, by an enclave and a worker in one process."""
         loaded = model.load(path)
         worker = Worker(place(loaded, "cpu"), loaded.digest)
         masking = Masking("pad" if rank is None else "rank", rank, seed=seed)

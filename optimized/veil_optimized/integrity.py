@@ -17,7 +17,9 @@ def repetitions(modulus: int) -> int:
 
     Implements: INT-R1.
     """
-    return next(k for k in range(1, constants.SOUNDNESS_BITS + 1) if modulus**k >= 2**constants.SOUNDNESS_BITS)
+    return next(
+        k for k in range(1, constants.SOUNDNESS_BITS + 1) if modulus**k >= 2**constants.SOUNDNESS_BITS
+    )
 
 
 def challenge(tape: Tape, group: int, outputs: int, modulus: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ TYPES = {"I16": torch.int16, "I32": torch.int32}
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The linear maps of one distinct input, stacked; weights float64 [outputs, inner], scales int64 [outputs]."""
+    """The maps of one input, stacked; weights float64 [outputs, inner], scales int64 [outputs]."""
 
     number: int
     name: str
@@ -48,7 +48,9 @@ class Model:
     @property
     def parameters(self) -> int:
         """Return the number of weights and gains, shared ones counted once."""
-        kept = (tensor.numel() for name, tensor in self.tensors.items() if name.endswith((".weights", ".gains")))
+        kept = (
+            tensor.numel() for name, tensor in self.tensors.items() if name.endswith((".weights", ".gains"))
+        )
         return sum(kept)
 
     def norm(self, name: str, rows: torch.Tensor) -> Rows:
@@ -107,14 +109,21 @@ def load(path: Path) -> Model:
             stated = json.loads(file.metadata()["veil"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if stated["spec_version"] != __version__:
-            raise Refused(Refusal.VERSION_MISMATCH, "the model file is of another spec version: import it again")
+            raise Refused(
+                Refusal.VERSION_MISMATCH, "the model file is of another spec version: import it again"
+            )
         rational = {name: Fraction(stated["shape"][name]) for name in ("rope_theta", "norm_epsilon")}
         shape = ModelShape(**(stated["shape"] | rational))
-        if {name: (tensor.dtype, list(tensor.shape)) for name, tensor in tensors.items()} != tensor_shapes(shape):
+        if {name: (tensor.dtype, list(tensor.shape)) for name, tensor in tensors.items()} != tensor_shapes(
+            shape
+        ):
             raise Refused(Refusal.MODEL_MALFORMED, "tensors do not match the stated shape")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise Refused(Refusal.MODEL_MALFORMED, f"{path} is not an integer model file") from error
-    wide = {name: tensor.to(torch.int64) if tensor.dtype == torch.int32 else tensor for name, tensor in tensors.items()}
+    wide = {
+        name: tensor.to(torch.int64) if tensor.dtype == torch.int32 else tensor
+        for name, tensor in tensors.items()
+    }
     groups = [_group(number, name, wide) for number, name in enumerate(group_names(shape))]
     return Model(str(stated["name"]), shape, digest, groups, wide)
 
@@ -171,7 +180,7 @@ class Decoder:
         """
         shape, count = self.model.shape, rows.values.shape[0]
         heads = self.hidden(4 * layer, rows).reshape(count, -1, shape.head_width).transpose(0, 1)
-        queries, keys, values = heads.split([shape.heads, shape.kv_heads, shape.kv_heads])
+        queries, keys, values = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads])
         self._append(layer, self._placed(keys), values)
         shared = shape.heads // shape.kv_heads
         cached = self.keys[layer]
@@ -218,13 +227,15 @@ class Decoder:
         """Refuse more tokens than the context still holds. Refuses: CONTEXT_EXCEEDED."""
         context = self.model.shape.context
         if self.position + tokens > context:
-            remedy = f"{self.position + tokens} tokens exceed the model's context of {context}: shorten the prompt"
+            remedy = (
+                f"{self.position + tokens} tokens exceed the model's context of {context}: shorten the prompt"
+            )
             raise Refused(Refusal.CONTEXT_EXCEEDED, remedy)
 
     def step(self, tokens: list[int], every_position: bool = False) -> torch.Tensor:
         """Return the logits after the last of these tokens [1, vocabulary], or after each [n, vocabulary].
 
-        Logits have 18 fractional bits. Many tokens at once give the words of one at a time: rows never mix but in
+        Logits have 18 fractional bits. Many tokens at once give the words of one at a time: rows mix only in
         attention, whose sums are exact.
 
         Implements: MDL-R9.

@@ -26,8 +26,8 @@ def _exact(weights: torch.Tensor) -> torch.Tensor:
 def quantise_weights(weights: torch.Tensor) -> WeightRows:
     """Return float32 channels [outputs, inner] as 16-bit integers with a scale each.
 
-    Float64 suffices: a weight times a power of two is exact, and a quotient of a 24-bit and a 15-bit integer lies
-    either on a half or at least 2**-40 (relatively) away from it, so its rounding is that of the exact quotient.
+    Float64 suffices: a weight times a power of two is exact, and a quotient of a 24-bit and a 15-bit integer
+    lies on a half or at least 2**-40 of itself away from one, so it rounds as the exact quotient does.
 
     Implements: MDL-R1.
     Refuses: WEIGHT_NOT_FINITE.

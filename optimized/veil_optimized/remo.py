@@ -4,15 +4,25 @@ from typing import Protocol
 
 import torch
 
-from veil_optimized.field import check_elements, field_operand, multiply, product
 from veil_optimized.field import centred as _centred
+from veil_optimized.field import check_elements, field_operand, multiply, product
 from veil_optimized.tape import field_elements
 from veil_spec import constants
 from veil_spec.interface import Tape
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Domain
 
-__all__ = ["Addresses", "LocalMinter", "Minter", "RankMinter", "choose_modulus", "mask", "multiply", "pad", "unmask"]
+__all__ = [
+    "Addresses",
+    "LocalMinter",
+    "Minter",
+    "RankMinter",
+    "choose_modulus",
+    "mask",
+    "multiply",
+    "pad",
+    "unmask",
+]
 
 
 def choose_modulus(weights: torch.Tensor) -> int:
@@ -61,7 +71,9 @@ class Addresses:
 
 
 def _matrix(tape: Tape, domain: Domain, stream: int, rows: int, width: int, modulus: int) -> torch.Tensor:
-    return torch.from_numpy(field_elements(tape, domain, stream, 0, rows * width, modulus)).reshape(rows, width)
+    return torch.from_numpy(field_elements(tape, domain, stream, 0, rows * width, modulus)).reshape(
+        rows, width
+    )
 
 
 def pad(tape: Tape, group: int, step: int, rows: int, width: int, modulus: int) -> torch.Tensor:
@@ -140,7 +152,9 @@ class Outsourced(Protocol):
 
 
 class Minter(Protocol):
-    """A source of pads with their corrections, each address once."""
+    """A source of pads with their corrections, each address once; `macs` counts its multiplications."""
+
+    macs: int
 
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads [rows, inner], pads times weights [rows, outputs])."""
@@ -148,7 +162,7 @@ class Minter(Protocol):
 
 
 class LocalMinter:
-    """Mints uniform pads in the enclave, which holds the weights: profile `pad`. macs counts its multiplications."""
+    """Mints uniform pads in the enclave, which holds the weights: profile `pad`."""
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape
@@ -180,7 +194,7 @@ class LocalMinter:
 
 
 class RankMinter:
-    """Pads of the paper: a public basis a group, a fresh private factor a step. Profile `rank`: not private."""
+    """The paper's pads: a public basis a group, a fresh private factor a step. Not private."""
 
     def __init__(self, tape: Tape) -> None:
         self._tape = tape

@@ -1,4 +1,4 @@
-"""Correctly rounded tables: exp2 by decimal arithmetic, RoPE by an integer rotation that counts its own error."""
+"""Correctly rounded tables: exp2 by decimal arithmetic, RoPE by a repeated integer rotation."""
 
 from decimal import Decimal, localcontext
 from fractions import Fraction

@@ -1,7 +1,6 @@
 """The tape in bulk: OpenSSL's ChaCha20 writes whole streams, numpy cuts them into words and field elements."""
 
 import hashlib
-from collections.abc import Sequence
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -13,23 +12,25 @@ from veil_spec.interface import Tape
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Domain, ListedTape
 
-__all__ = ["BulkTape", "ListedTape", "SeededTape", "domain_key", "field_elements", "words"]
+__all__ = ["BulkTape", "ListedTape", "SeededTape", "domain_key", "draw_into", "field_elements", "fill"]
 
 Words = npt.NDArray[np.uint64]
 Elements = npt.NDArray[np.int64]
+WORD: Final = np.dtype("<u8")
+"""A word as the tape lays it out."""
 CHUNK: Final = 2**15
-"""Words drawn at a time: 256 KiB stay in the second-level cache between the cipher and the comparison."""
+"""Words drawn at a time: 256 KiB stay in the second-level cache from the cipher to the comparison."""
 ZEROS: Final = memoryview(bytes(8 * CHUNK))
 """Encrypted, zeros become the key stream."""
 
 
 @runtime_checkable
 class BulkTape(Protocol):
-    """A tape that also returns runs of words."""
+    """A tape that also writes runs of words, little-endian uint64 [count]."""
 
     def word(self, domain: Domain, stream: int, index: int) -> int: ...
 
-    def words(self, domain: Domain, stream: int, start: int, count: int) -> Words: ...
+    def fill(self, words: Words, domain: Domain, stream: int, start: int) -> None: ...
 
 
 def domain_key(seed: bytes, domain: Domain) -> bytes:
@@ -54,27 +55,27 @@ class SeededTape:
         self._keys = {domain: domain_key(seed, domain) for domain in Domain}
 
     def word(self, domain: Domain, stream: int, index: int) -> int:
-        """Return the word at an address, 0 <= word < 2**64. Refuses: as `words`."""
-        return int(self.words(domain, stream, index, 1)[0])
+        """Return the word at an address, 0 <= word < 2**64. Refuses: as `fill`."""
+        one = np.empty(1, dtype=WORD)
+        self.fill(one, domain, stream, index)
+        return int(one[0])
 
-    def words(self, domain: Domain, stream: int, start: int, count: int) -> Words:
-        """Return words start to start + count - 1 of a stream [count].
+    def fill(self, words: Words, domain: Domain, stream: int, start: int) -> None:
+        """Return nothing, and overwrite the array with words start, start + 1, ... of a stream.
 
         Implements: TAP-R2.
         Refuses: STREAM_OUT_OF_RANGE, COUNTER_OVERFLOW.
         """
-        check_addresses(stream, start, count)
+        check_addresses(stream, start, words.size)
         block, skipped = divmod(start, constants.WORDS_PER_BLOCK)
         # Layout of OpenSSL's 16-byte nonce: block counter (4 bytes, little-endian) || RFC 8439 nonce (12 bytes).
         nonce = block.to_bytes(4, "little") + stream.to_bytes(12, "little")
         encryptor = Cipher(algorithms.ChaCha20(self._keys[domain], nonce), mode=None).encryptor()
         encryptor.update(bytes(8 * skipped))
-        data = np.empty(count, dtype="<u8")
-        view = data.view(np.uint8)
-        for first in range(0, view.size, len(ZEROS)):
-            piece = view[first : first + len(ZEROS)]
+        octets = words.view(np.uint8)
+        for first in range(0, octets.size, len(ZEROS)):
+            piece = octets[first : first + len(ZEROS)]
             encryptor.update_into(ZEROS[: piece.size], piece)
-        return data
 
 
 def check_addresses(stream: int, start: int, count: int) -> None:
@@ -84,16 +85,16 @@ def check_addresses(stream: int, start: int, count: int) -> None:
     """
     if not 0 <= stream < 2**constants.STREAM_BITS:
         raise Refused(Refusal.STREAM_OUT_OF_RANGE)
-    if not (0 <= start and start + count <= constants.INDEX_LIMIT):
+    if not (start >= 0 and start + count <= constants.INDEX_LIMIT):
         raise Refused(Refusal.COUNTER_OVERFLOW)
 
 
-def words(tape: Tape, domain: Domain, stream: int, start: int, count: int) -> Words:
-    """Return a run of words of any tape [count]; one call where the tape can, else word by word."""
+def fill(words: Words, tape: Tape, domain: Domain, stream: int, start: int) -> None:
+    """Return nothing, and overwrite the array with a run of words; one call where the tape can."""
     if isinstance(tape, BulkTape):
-        return tape.words(domain, stream, start, count)
-    listed: Sequence[int] = [tape.word(domain, stream, start + i) for i in range(count)]
-    return np.array(listed, dtype=np.uint64)
+        tape.fill(words, domain, stream, start)
+    else:
+        words[:] = [tape.word(domain, stream, start + i) for i in range(words.size)]
 
 
 def field_elements(tape: Tape, domain: Domain, stream: int, start: int, count: int, modulus: int) -> Elements:
@@ -102,20 +103,30 @@ def field_elements(tape: Tape, domain: Domain, stream: int, start: int, count: i
     Implements: TAP-R3, TAP-R4.
     Refuses: STREAM_OUT_OF_RANGE, COUNTER_OVERFLOW.
     """
-    if stream >= 2**constants.RETRY_SHIFT:
-        raise Refused(Refusal.STREAM_OUT_OF_RANGE)
-    if start + count > constants.ELEMENT_LIMIT:
-        raise Refused(Refusal.COUNTER_OVERFLOW)
     elements = np.empty(count, dtype=np.int64)
-    for first in range(0, count, CHUNK):
-        chunk = elements[first : first + CHUNK]
-        _fill(chunk, tape, domain, stream, start + first, modulus)
+    draw_into(elements, tape, domain, stream, start, modulus)
     return elements
 
 
-def _fill(chunk: Elements, tape: Tape, domain: Domain, stream: int, start: int, modulus: int) -> None:
-    low_bits = np.uint64(2 ** modulus.bit_length() - 1)
-    np.bitwise_and(words(tape, domain, stream, start, len(chunk)), low_bits, out=chunk.view(np.uint64))
+def draw_into(elements: Elements, tape: Tape, domain: Domain, stream: int, start: int, modulus: int) -> None:
+    """Return nothing, and overwrite the array with elements start, start + 1, ... of a stream.
+
+    The words are drawn, cut and compared in place, so no byte is allocated.
+
+    Refuses: STREAM_OUT_OF_RANGE, COUNTER_OVERFLOW.
+    """
+    if stream >= 2**constants.RETRY_SHIFT:
+        raise Refused(Refusal.STREAM_OUT_OF_RANGE)
+    if start + elements.size > constants.ELEMENT_LIMIT:
+        raise Refused(Refusal.COUNTER_OVERFLOW)
+    for first in range(0, elements.size, CHUNK):
+        _draw(elements[first : first + CHUNK], tape, domain, stream, start + first, modulus)
+
+
+def _draw(chunk: Elements, tape: Tape, domain: Domain, stream: int, start: int, modulus: int) -> None:
+    words = chunk.view(WORD)
+    fill(words, tape, domain, stream, start)
+    np.bitwise_and(words, 2 ** modulus.bit_length() - 1, out=chunk.view(np.uint64))
     if chunk.max() >= modulus:
         for i in np.flatnonzero(chunk >= modulus):
             chunk[i] = _retried(tape, domain, stream + ((start + int(i) + 1) << constants.RETRY_SHIFT), modulus)

@@ -39,7 +39,9 @@ def quantise(row: Row, fraction: int) -> Quantised:
     Implements: FXP-R3.
     """
     shift = max(abs(word) for word in row).bit_length() - 15
-    return Quantised(tuple(rescale(word, shift, constants.ACTIVATION_LIMIT) for word in row), fraction - shift)
+    return Quantised(
+        tuple(rescale(word, shift, constants.ACTIVATION_LIMIT) for word in row), fraction - shift
+    )
 
 
 def exp2(exponent: int) -> int:
@@ -81,7 +83,7 @@ def rms_norm(row: Row, gains: Row, gain_exponent: int, epsilon: Fraction) -> Qua
 
 
 def _norm_epsilon(epsilon: Fraction, shift: int) -> int:
-    units = floor(epsilon * 2**constants.EPSILON_FRACTION + Fraction(1, 2))
+    units: int = floor(epsilon * 2**constants.EPSILON_FRACTION + Fraction(1, 2))
     return units >> 2 * shift if shift >= 0 else units << -2 * shift
 
 

@@ -8,14 +8,14 @@ from veil_reference import (
     fixed_point,
     integrity,
     model,
-    noise,
     noisy_max,
-    quantise,
     remo,
     tables,
     tape,
     wire,
 )
+from veil_reference.noise import sample
+from veil_reference.quantise import quantise_gains, quantise_weights
 from veil_spec import __version__
 from veil_spec.types import Geometric, Noise, TwoSidedGeometric
 
@@ -41,7 +41,7 @@ class Reference:
     listed_tape = staticmethod(tape.ListedTape)
     field_elements = staticmethod(tape.field_elements)
     noise = staticmethod(make_noise)
-    sample = staticmethod(noise.sample)
+    sample = staticmethod(sample)
     select = staticmethod(noisy_max.select)
     exact_pmf = staticmethod(accounting.exact_pmf)
     certificate = staticmethod(accounting.certificate)
@@ -57,8 +57,8 @@ class Reference:
     attention_score = staticmethod(fixed_point.attention_score)
     softmax_average = staticmethod(fixed_point.softmax_average)
     rotate = staticmethod(fixed_point.rotate)
-    quantise_weights = staticmethod(quantise.quantise_weights)
-    quantise_gains = staticmethod(quantise.quantise_gains)
+    quantise_weights = staticmethod(quantise_weights)
+    quantise_gains = staticmethod(quantise_gains)
     greedy = staticmethod(model.greedy)
     logits = staticmethod(model.logits)
     masked_logits = staticmethod(model.masked_logits)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 from veil_reference import fixed_point, integrity, remo
 from veil_reference.field import dot
@@ -18,19 +19,19 @@ from veil_spec import __version__, constants
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import ModelShape, Quantised, Row, Rows
 
-TYPES = {"I16": "h", "I32": "i"}
+TYPES: dict[str, Literal["h", "i"]] = {"I16": "h", "I32": "i"}
 Accumulate = Callable[["Group", Row], Sequence[int]]
 """Computes a group's exact integer products of one 16-bit row: plainly or masked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The maps of one distinct input, stacked: weight (j, i) is weights[j][i] * mantissa[j] * 2**-exponent[j]."""
+    """The maps of one input, stacked: weight (j, i) is weights[j][i] * mantissa[j] * 2**-exponent[j]."""
 
     number: int
-    weights: "list[array[int]]"
-    mantissa: "array[int]"
-    exponent: "array[int]"
+    weights: list[array[int]]
+    mantissa: array[int]
+    exponent: array[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Model:
 
     shape: ModelShape
     digest: bytes
-    tensors: "dict[str, list[array[int]]]"
+    tensors: dict[str, list[array[int]]]
 
     def group(self, number: int, name: str) -> Group:
         """Return a linear group by its name in the file."""
@@ -58,7 +59,9 @@ def tensor_shapes(shape: ModelShape) -> dict[str, tuple[str, list[int]]]:
     Implements: MDL-R3.
     """
     width, attention = shape.width, shape.heads * shape.head_width
-    linear = {"embedding": (shape.vocabulary, width)} | ({} if shape.tied else {"head": (shape.vocabulary, width)})
+    linear = {"embedding": (shape.vocabulary, width)} | (
+        {} if shape.tied else {"head": (shape.vocabulary, width)}
+    )
     norms = ["final_norm"]
     for layer in (f"layers.{n}" for n in range(shape.layers)):
         linear[f"{layer}.qkv"] = attention + 2 * shape.kv_heads * shape.head_width, width
@@ -82,7 +85,7 @@ def parse_shape(text: str) -> ModelShape:
     return ModelShape(**(stated["shape"] | rational))
 
 
-def _rows(data: bytes, code: str, size: list[int]) -> "list[array[int]]":
+def _rows(data: bytes, code: Literal["h", "i"], size: list[int]) -> list[array[int]]:
     cells = memoryview(data).cast(code)
     width = size[-1]
     return [array(code, cells[start : start + width]) for start in range(0, len(cells), width)]
@@ -104,7 +107,9 @@ def load(path: Path) -> Model:
         tensors = {}
         for name, entry in header.items():
             first, last = entry["data_offsets"]
-            tensors[name] = _rows(content[start + first : start + last], TYPES[entry["dtype"]], entry["shape"])
+            tensors[name] = _rows(
+                content[start + first : start + last], TYPES[entry["dtype"]], entry["shape"]
+            )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused(Refusal.MODEL_MALFORMED, f"{path} is not an integer model file") from error
     return Model(shape, hashlib.sha256(content).digest(), tensors)
@@ -117,7 +122,7 @@ def accumulate(group: Group, row: Row) -> Sequence[int]:
 
 @dataclass
 class Masked:
-    """Computes products through masks, as enclave and worker would, in one process. For tests: the seed is given.
+    """Computes products through masks, as enclave and worker would, from a given seed: for tests.
 
     Implements: RMO-R8.
     """
@@ -157,7 +162,7 @@ class Decoder:
         self.products = products
         self.position = 0
         self.keys: list[list[list[Quantised]]] = [[] for _ in range(model.shape.layers)]
-        self.values: list[list[list[Row]]] = [[] for _ in range(model.shape.layers)]
+        self.values: list[list[Sequence[Row]]] = [[] for _ in range(model.shape.layers)]
 
     def linear(self, number: int, name: str, row: Quantised, fraction: int, limit: int) -> list[int]:
         """Return a group's outputs in fixed point.
@@ -185,7 +190,9 @@ class Decoder:
             raise Refused(Refusal.TOKEN_OUT_OF_RANGE)
         table = self.model.group(0, "embedding")
         mantissa, shift = table.mantissa[token], table.exponent[token] - constants.RESIDUAL_FRACTION
-        return [fixed_point.rescale(q * mantissa, shift, constants.RESIDUAL_LIMIT) for q in table.weights[token]]
+        return [
+            fixed_point.rescale(q * mantissa, shift, constants.RESIDUAL_LIMIT) for q in table.weights[token]
+        ]
 
     def attention(self, layer: int, row: Quantised) -> Quantised:
         """Return the attention heads' averages of one new token, quantised [heads * head width].
@@ -223,7 +230,9 @@ class Decoder:
     def residual(self, number: int, name: str, row: Quantised, stream: Row) -> list[int]:
         """Return the residual stream plus a group's outputs, saturated [width]."""
         added = self.linear(number, name, row, constants.RESIDUAL_FRACTION, constants.RESIDUAL_LIMIT)
-        return [fixed_point.clamp(x + y, constants.RESIDUAL_LIMIT) for x, y in zip(stream, added, strict=True)]
+        return [
+            fixed_point.clamp(x + y, constants.RESIDUAL_LIMIT) for x, y in zip(stream, added, strict=True)
+        ]
 
     def step(self, token: int) -> list[int]:
         """Return the logits after one more token, with 18 fractional bits [vocabulary].
@@ -253,7 +262,7 @@ def logits(model: Path, tokens: Sequence[int]) -> list[list[int]]:
 
 
 def masked_logits(model: Path, tokens: Sequence[int], seed: bytes, rank: Fraction | None) -> list[list[int]]:
-    """Return the same logits through masks; rank None is profile `pad`, else `rank` with m = floor(rank * width)."""
+    """Return the same logits through masks: profile `pad`, or `rank` with m = floor(rank * width)."""
     decoder = Decoder(load(model), Masked(seed, rank))
     return [decoder.step(token) for token in tokens]
 

@@ -40,7 +40,7 @@ def quantise_weights(weights: Sequence[float]) -> WeightRow:
 
 
 def quantise_gains(gains: Sequence[float]) -> tuple[Sequence[int], int]:
-    """Return a norm's gains as integers of at most 24 bits and one exponent: gain i is integer i * 2**-exponent.
+    """Return a norm's gains as integers of at most 24 bits and one exponent for all.
 
     Implements: MDL-R2.
     Refuses: WEIGHT_NOT_FINITE.

@@ -103,7 +103,10 @@ def mask(activations: Rows, pads: Rows, modulus: int) -> Rows:
         raise Refused(Refusal.SHAPE_MISMATCH)
     if any(abs(value) > constants.ACTIVATION_LIMIT for row in activations for value in row):
         raise Refused(Refusal.ACTIVATION_OUT_OF_RANGE)
-    return [[(x + r) % modulus for x, r in zip(*both, strict=True)] for both in zip(activations, pads, strict=True)]
+    return [
+        [(x + r) % modulus for x, r in zip(*both, strict=True)]
+        for both in zip(activations, pads, strict=True)
+    ]
 
 
 def multiply(masked: Rows, weights: Rows, modulus: int) -> Rows:

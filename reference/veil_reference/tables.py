@@ -13,7 +13,7 @@ ONE: Final = 1 << BITS
 
 
 def nearest(scaled: int, fraction: int) -> int:
-    """Return the integer nearest to scaled * 2**(fraction - BITS); ArithmeticError if the series cannot tell."""
+    """Return the integer nearest to scaled * 2**(fraction - BITS), or fail if the series cannot tell."""
     dropped = BITS - fraction
     value, rest = divmod(scaled + (1 << (dropped - 1)), 1 << dropped)
     if min(rest, (1 << dropped) - rest) < 1 << 64:
@@ -85,7 +85,11 @@ def exp2_digits() -> tuple[tuple[int, ...], tuple[int, ...]]:
     ln2 = ln(Fraction(2))
 
     def entry(i: int, steps: int) -> int:
-        return 1 << constants.EXP2_FRACTION if i == 0 else nearest(exp(-ln2 * i // steps), constants.EXP2_FRACTION)
+        return (
+            1 << constants.EXP2_FRACTION
+            if i == 0
+            else nearest(exp(-ln2 * i // steps), constants.EXP2_FRACTION)
+        )
 
     return tuple(entry(i, 2**8) for i in range(256)), tuple(entry(i, 2**16) for i in range(256))
 

@@ -29,7 +29,10 @@ def chacha20_block(key: bytes, counter: int, nonce: bytes) -> bytes:
 
     Source: RFC 8439, section 2.3.
     """
-    words = [int.from_bytes((key + counter.to_bytes(4, "little") + nonce)[i : i + 4], "little") for i in range(0, 48, 4)]
+    words = [
+        int.from_bytes((key + counter.to_bytes(4, "little") + nonce)[i : i + 4], "little")
+        for i in range(0, 48, 4)
+    ]
     start = [*CHACHA_CONSTANTS, *words]
     state = list(start)
     for _ in range(10):
@@ -92,7 +95,7 @@ def field_element(tape: Tape, domain: Domain, stream: int, index: int, modulus: 
         raise Refused(Refusal.STREAM_OUT_OF_RANGE)
     if index >= constants.ELEMENT_LIMIT:
         raise Refused(Refusal.COUNTER_OVERFLOW)
-    low_bits = 2 ** modulus.bit_length() - 1
+    low_bits = (1 << modulus.bit_length()) - 1
     candidate = tape.word(domain, stream, index) & low_bits
     retry_stream = stream + ((index + 1) << constants.RETRY_SHIFT)
     retry = 0
@@ -102,6 +105,8 @@ def field_element(tape: Tape, domain: Domain, stream: int, index: int, modulus: 
     return candidate
 
 
-def field_elements(tape: Tape, domain: Domain, stream: int, start: int, count: int, modulus: int) -> list[int]:
+def field_elements(
+    tape: Tape, domain: Domain, stream: int, start: int, count: int, modulus: int
+) -> list[int]:
     """Return elements start to start + count - 1 of a stream, each in [0, modulus)."""
     return [field_element(tape, domain, stream, start + i, modulus) for i in range(count)]

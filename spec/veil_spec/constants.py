@@ -74,22 +74,6 @@ MANTISSA_BITS: Final = 15
 SHIFT_LIMIT: Final = 62
 """Largest right shift: a longer one is taken as this one."""
 
-# Model (spec/model.md)
-WIDTH_LIMIT: Final = 2**13
-"""Largest hidden width: a row's sum of squares stays below 2**61."""
-INNER_LIMIT: Final = 2**14
-"""Largest inner dimension of a linear group: exact float64 limb products."""
-CONTEXT_LIMIT: Final = 2**14
-"""Longest context: a softmax average stays below 2**62."""
-HEAD_WIDTH_LIMIT: Final = 256
-"""Widest attention head."""
-VOCABULARY_LIMIT: Final = 2**18
-"""Largest vocabulary."""
-
-# Integrity (spec/integrity.md)
-SOUNDNESS_BITS: Final = 64
-"""Each check misses a wrong product with probability at most 2**-64."""
-
 # Wire (spec/wire.md)
 FRAME_MAGIC: Final = b"VEIL"
 """First bytes of every frame."""
@@ -101,3 +85,19 @@ EPOCH_BYTES: Final = 16
 """A random epoch name."""
 TRANSCRIPT_MAGIC: Final = b"VEILTAPE"
 """First bytes of a transcript file."""
+
+# Model (spec/model.md)
+WIDTH_LIMIT: Final = 2**13
+"""Largest hidden width: a row's sum of squares stays below 2**61."""
+INNER_LIMIT: Final = 2**14
+"""Largest inner dimension of a linear group: exact float64 limb products."""
+CONTEXT_LIMIT: Final = 2**14
+"""Longest context: a softmax average stays below 2**62."""
+HEAD_WIDTH_LIMIT: Final = 256
+"""Widest attention head."""
+VOCABULARY_LIMIT: Final = FRAME_LIMIT // 6
+"""A row of logits, 6 bytes each, fits into one frame."""
+
+# Integrity (spec/integrity.md)
+SOUNDNESS_BITS: Final = 64
+"""Each check misses a wrong product with probability at most 2**-64."""

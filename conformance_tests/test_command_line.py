@@ -1,0 +1,110 @@
+"""The `veil` command: real processes on a small model, and one line with status 2 on bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import checkpoint_tensors, write_checkpoint
+
+PROMPT = "w3 w1 w4"
+
+
+def veil(*arguments: str, timeout: int = 120) -> subprocess.CompletedProcess[str]:
+    """Return a finished `veil` command."""
+    command = [sys.executable, "-m", "veil.main", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def test_generate_starts_two_processes_and_equals_plain(imported: Path, tmp_path: Path) -> None:
+    options = ("--model", str(imported), "--new-tokens", "4")
+    masked = veil("generate", PROMPT, *options, "--transcript", str(tmp_path / "seen"))
+    plain = veil("generate", PROMPT, *options, "--mode", "plain")
+    assert (masked.returncode, plain.returncode) == (0, 0), masked.stderr + plain.stderr
+    assert masked.stdout == plain.stdout
+    assert len(masked.stdout.split()) == 4
+    assert "not_private" in plain.stderr
+    assert "not_private" not in masked.stderr
+    assert (tmp_path / "seen").read_bytes().startswith(b"VEILTAPE")
+
+
+def test_import_writes_what_generate_reads(checkpoint: Path, imported: Path, tmp_path: Path) -> None:
+    made = veil("import", str(checkpoint), "--out", str(tmp_path / "made"))
+    assert made.returncode == 0, made.stderr
+    name = "integer.safetensors"
+    assert (tmp_path / "made" / name).read_bytes() == (imported / name).read_bytes()
+
+
+def test_an_enclave_answers_requests_and_refuses_a_broken_one_by_name(imported: Path) -> None:
+    lines = ['{"prompt": "w3 w1", "new_tokens": 2}', '{"prompt": 5}', "[]", '{"prompt": "", "new_tokens": 1}']
+    command = [sys.executable, "-m", "veil.main", "enclave", "--model", str(imported), "--mode", "plain"]
+    done = subprocess.run(
+        command, input="\n".join(lines), capture_output=True, text=True, timeout=60, check=True
+    )
+    replies = [json.loads(line) for line in done.stdout.splitlines()]
+    assert replies[-4] == {"done": True}
+    assert [reply["refusal"] for reply in replies[-3:]] == [
+        "FRAME_MALFORMED",
+        "FRAME_MALFORMED",
+        "PROMPT_EMPTY",
+    ]
+
+
+@pytest.mark.requirement("WIR-P5")
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["generate", PROMPT], "--model"),
+        (["generate", PROMPT, "--model", "nowhere"], "--model nowhere"),
+        (["generate", " ", "--model", "MODEL"], "prompt"),
+        (["generate", PROMPT, "--model", "MODEL", "--new-tokens", "99"], "context"),
+        (["generate", PROMPT, "--model", "MODEL", "--new-tokens", "0"], "--new-tokens"),
+        (["generate", PROMPT, "--model", "MODEL", "--mode", "split"], "--mode split"),
+        (["generate", PROMPT, "--model", "MODEL", "--mode", "both"], "--mode both"),
+        (["generate", PROMPT, "--model", "MODEL", "--profile", "lwe"], "--profile lwe"),
+        (["generate", PROMPT, "--model", "MODEL", "--profile", "rank"], "--m-over-d"),
+        (["generate", PROMPT, "--model", "MODEL", "--profile", "rank", "--m-over-d", "3/2"], "--m-over-d"),
+        (["generate", PROMPT, "--model", "MODEL", "--transcript", "MODEL"], "--transcript"),
+        (["generate", PROMPT, "--model", "MODEL", "--worker", "127.0.0.1:1"], "worker"),
+        (["enclave", "--model", "MODEL"], "--worker"),
+        (["worker", "--model", "nowhere"], "nowhere"),
+        (["import", "nowhere", "--out", "made"], "nowhere"),
+        (["certificate", "--epsilon", "0"], "--epsilon 0"),
+        (["certificate", "--epsilon=-1"], "--epsilon -1"),
+        (["certificate", "--epsilon", "abc"], "--epsilon abc"),
+        (["certificate", "--epsilon", "nan"], "--epsilon nan"),
+        (["certificate", "--epsilon", "1", "--table", "nowhere"], "nowhere"),
+        (["audit", "--model", "nowhere"], "nowhere"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_bad_input_gives_one_line_that_names_it_and_status_2(
+    imported: Path, tmp_path: Path, arguments: list[str], named: str
+) -> None:
+    done = veil(*(str(imported) if word == "MODEL" else word for word in arguments))
+    assert done.returncode == 2
+    assert done.stdout == ""
+    problems = [line for line in done.stderr.splitlines() if "not_private" not in line]
+    assert len(problems) == 1
+    assert problems[0].startswith("veil: ")
+    assert named in problems[0]
+
+
+@pytest.mark.requirement("WIR-P5")
+def test_a_wrong_type_in_a_checkpoint_is_one_line(tmp_path: Path) -> None:
+    tensors = {name: tensor.double() for name, tensor in checkpoint_tensors().items()}
+    source = write_checkpoint(tmp_path / "source", tensors)
+    done = veil("import", str(source), "--out", str(tmp_path / "made"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "float64" in done.stderr
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.requirement("WIR-P5")
+def test_without_the_extras_the_missing_one_is_named(root: Path) -> None:
+    hide = "import sys; sys.modules['typer'] = None; from veil.main import main; sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", hide], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'veil[" in done.stderr

@@ -1,0 +1,185 @@
+"""The enclave against honest and lying workers, in one process and in two."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+
+from veil.importer import INTEGER_FILE
+from veil_optimized import transcript, wire
+from veil_optimized.enclave import Enclave, Masking, epoch
+from veil_optimized.generate import generate
+from veil_optimized.model import Decoder, Model, load
+from veil_optimized.remo import LocalMinter
+from veil_optimized.session import Channel
+from veil_optimized.tape import SeededTape
+from veil_optimized.transport import LocalTransport
+from veil_optimized.worker import Worker, place, start_worker
+from veil_reference.model import logits as reference_logits
+from veil_spec.refusals import Refusal, Refused
+from veil_spec.types import FrameKind
+
+PROMPT = [3, 1, 4, 1, 5]
+Tamper = Callable[[bytes], list[bytes]]
+
+
+@pytest.fixture(scope="module")
+def model(imported: Path) -> Model:
+    """Return the small integer model."""
+    return load(imported / INTEGER_FILE)
+
+
+def _honest(data: bytes) -> list[bytes]:
+    return [data]
+
+
+def _enclave(
+    model: Model, tamper: Tamper = _honest, masking: Masking | None = None
+) -> tuple[Enclave, list[bytes]]:
+    worker, sent = Worker(place(model, "cpu"), model.digest), []
+
+    def handler(data: bytes) -> Iterator[bytes]:
+        sent.append(data)
+        for answer in worker.handle(data):
+            yield from tamper(answer) if wire.decode(answer).kind is FrameKind.PRODUCT else [answer]
+
+    enclave = Enclave(model, Channel(LocalTransport(handler), bytes(16)), masking)
+    enclave.open()
+    return enclave, sent
+
+
+@pytest.mark.requirement("RMO-R8")
+@pytest.mark.parametrize("masking", [Masking(), Masking("rank", Fraction(1, 2)), Masking(check=False)])
+def test_masked_generation_equals_plain_generation_and_the_reference(
+    model: Model, imported: Path, masking: Masking
+) -> None:
+    enclave, _ = _enclave(model, masking=masking)
+    enclave.mint_ahead(1, 4)
+    masked = generate(Decoder(model, enclave.products), PROMPT, 6)
+    plain = generate(Decoder(model), PROMPT, 6)
+    assert masked.tokens == plain.tokens
+    assert torch.equal(masked.logits, plain.logits)
+    expected = reference_logits(imported / INTEGER_FILE, PROMPT + plain.tokens[:-1])
+    assert plain.logits.tolist() == expected[len(PROMPT) - 1 :]
+
+
+@pytest.mark.requirement("RMO-P1")
+def test_a_step_takes_four_round_trips_a_layer_and_one_for_the_head(model: Model) -> None:
+    enclave, sent = _enclave(model)
+    generate(Decoder(model, enclave.products), PROMPT, 3)
+    assert enclave.channel.round_trips == 3 * (4 * model.shape.layers + 1)
+    groups = [wire.decode(frame).group for frame in sent[1:]]
+    assert groups == list(range(4 * model.shape.layers + 1)) * 3
+
+
+@pytest.mark.requirement("RMO-P2")
+def test_two_epochs_send_different_ciphertexts_of_the_same_prompt_and_a_given_seed_is_not_private(
+    model: Model,
+) -> None:
+    views = []
+    for seed in (None, None, bytes(32), bytes(32)):
+        enclave, sent = _enclave(model, masking=Masking(seed=seed))
+        Decoder(model, enclave.products).step(PROMPT)
+        views.append(sent)
+    assert all(a != b for a, b in zip(views[0][1:], views[1][1:], strict=True))
+    assert views[2] == views[3]
+    assert Masking().private
+    assert not Masking(seed=bytes(32)).private
+    assert not Masking("rank", Fraction(1, 2)).private
+
+
+def _changed(data: bytes, **changes: object) -> bytes:
+    return wire.encode(replace(wire.decode(data), **changes))  # type: ignore[arg-type]
+
+
+def _one_wrong_element(data: bytes) -> list[bytes]:
+    frame = wire.decode(data)
+    return [_changed(data, payload=bytes([frame.payload[0] ^ 1]) + frame.payload[1:])]
+
+
+def _swapped_rows(data: bytes) -> list[bytes]:
+    frame = wire.decode(data)
+    width = frame.columns * frame.element_bytes
+    return [
+        _changed(
+            data,
+            payload=frame.payload[width : 2 * width] + frame.payload[:width] + frame.payload[2 * width :],
+        )
+    ]
+
+
+def _other_version(data: bytes) -> list[bytes]:
+    return [data[:4] + bytes([data[4] + 1]) + data[5:]]
+
+
+LIES: dict[str, tuple[Tamper, Refusal]] = {
+    "one wrong element": (_one_wrong_element, Refusal.CHECK_FAILED),
+    "swapped rows": (_swapped_rows, Refusal.CHECK_FAILED),
+    "all zero": (
+        lambda data: [_changed(data, payload=bytes(len(wire.decode(data).payload)))],
+        Refusal.CHECK_FAILED,
+    ),
+    "truncated": (lambda data: [data[:-1]], Refusal.FRAME_TRUNCATED),
+    "silent": (lambda data: [], Refusal.WORKER_LOST),
+    "another step": (lambda data: [_changed(data, step=9)], Refusal.FRAME_UNEXPECTED),
+    "another group": (lambda data: [_changed(data, group=1)], Refusal.FRAME_UNEXPECTED),
+    "another version": (_other_version, Refusal.VERSION_MISMATCH),
+    "not in the field": (
+        lambda data: [_changed(data, payload=b"\xff" * len(wire.decode(data).payload))],
+        Refusal.NOT_IN_FIELD,
+    ),
+}
+
+
+@pytest.mark.requirement("INT-P1")
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lie_is_refused_by_name_and_ends_the_epoch_without_another_word(model: Model, lie: str) -> None:
+    tamper, refusal = LIES[lie]
+    enclave, sent = _enclave(model, tamper)
+    with pytest.raises(Refused) as refused:
+        Decoder(model, enclave.products).step(PROMPT)
+    assert refused.value.reason is refusal
+    assert enclave.channel.ended
+    said = len(sent)
+    with pytest.raises(Refused):
+        Decoder(model, enclave.products).step(PROMPT)
+    assert len(sent) == said == 2
+
+
+@pytest.mark.requirement("INT-P1")
+def test_a_repeated_answer_is_refused_at_the_next_exchange(model: Model) -> None:
+    enclave, _ = _enclave(model, lambda data: [data, data])
+    with pytest.raises(Refused) as refused:
+        Decoder(model, enclave.products).step(PROMPT)
+    assert refused.value.reason is Refusal.FRAME_UNEXPECTED
+
+
+def test_without_the_check_a_wrong_element_goes_unnoticed(model: Model) -> None:
+    tamper, _ = LIES["all zero"]
+    enclave, _ = _enclave(model, tamper, Masking(check=False))
+    lied_to = Decoder(model, enclave.products).step(PROMPT)
+    assert not torch.equal(lied_to, Decoder(model).step(PROMPT))
+
+
+def test_a_minter_gives_each_address_once(model: Model) -> None:
+    minter = LocalMinter(SeededTape(bytes(32)))
+    minter.mint(model.groups[0], 1, 3)
+    ahead, _ = minter.take(model.groups[0], 2, 1)
+    assert torch.equal(ahead, LocalMinter(SeededTape(bytes(32))).take(model.groups[0], 2, 1)[0])
+    for step in (2, 1):
+        with pytest.raises(Refused) as refused:
+            minter.take(model.groups[0], step, 1)
+        assert refused.value.reason is Refusal.PAD_REUSED
+
+
+def test_two_processes_and_a_transcript(model: Model, imported: Path, tmp_path: Path) -> None:
+    path = tmp_path / "transcript"
+    with start_worker(imported / INTEGER_FILE) as address, epoch(model, address, transcript=path) as enclave:
+        masked = generate(Decoder(model, enclave.products), PROMPT, 4)
+    assert torch.equal(masked.logits, generate(Decoder(model), PROMPT, 4).logits)
+    recorded = transcript.read(path)
+    assert recorded.header.profile == "pad"
+    assert len(recorded.records) == 2 * (1 + 4 * (4 * model.shape.layers + 1))

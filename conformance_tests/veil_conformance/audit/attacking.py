@@ -1,0 +1,190 @@
+"""The attacks, run on transcripts of real prompts: what `rank` gives away, and that `pad` gives nothing."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from veil_conformance.attacks import null_space, view
+from veil_conformance.attacks.null_space import Guess, Vocabulary
+from veil_conformance.audit.statistics import SIGNIFICANCE, Interval, Paired, clopper_pearson, paired
+from veil_optimized import wire
+from veil_optimized.enclave import Masking, epoch
+from veil_optimized.model import Decoder, Model
+from veil_optimized.transcript import Direction
+from veil_spec.interface import Tape
+from veil_spec.types import FrameKind
+
+NAME: Final = "null-space look-up"
+RATIOS: Final = (Fraction(1, 2), Fraction(9, 10))
+"""m/d of the published profile."""
+LEAST_TOKENS: Final = 300
+"""Fewer tokens decide nothing."""
+BROKEN: Final = 0.99
+"""A profile counts as broken if at least this share of the tokens is recovered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One attack on one transcript; tokens that share their quantised row with another are not scored."""
+
+    profile: str
+    m_over_d: Fraction
+    right: tuple[bool, ...]
+    chance: float
+    expected: str
+    comparison: Paired | None = None
+
+    @property
+    def recovered(self) -> float:
+        """Return the share of scored tokens that the attack named."""
+        return sum(self.right) / max(1, len(self.right))
+
+    @property
+    def interval(self) -> Interval:
+        """Return the exact interval of that share."""
+        return clopper_pearson(sum(self.right), len(self.right))
+
+    @property
+    def holds(self) -> bool:
+        """Return whether the attack did as expected: broke `rank`, or did no better than on uniform rows."""
+        if self.expected == "broken":
+            enough = self.recovered >= BROKEN
+        else:
+            enough = self.comparison is None or self.comparison.p_value >= SIGNIFICANCE
+        return enough and len(self.right) >= LEAST_TOKENS
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One prompt as enclave, worker and attacker have it: [tokens, columns] integers and centred elements."""
+
+    m_over_d: Fraction
+    modulus: int
+    tokens: list[int]
+    integers: list[list[int]]
+    elements: dict[str, list[list[int]]]
+    guesses: dict[str, list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """What the frames to a worker are: their heads follow from the prompt's length, the rest is field elements."""
+
+    frames: int
+    bytes: int
+    as_predicted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Attacked:
+    """Every outcome, a scene for the picture, and what the worker was sent."""
+
+    outcomes: tuple[Outcome, ...]
+    scene: Scene
+    exposure: Exposure
+
+
+class Attacker:
+    """Runs one prompt under each profile with a worker at an address, and attacks the transcripts."""
+
+    def __init__(self, model: Model, address: str, prompt: list[int], folder: Path, tape: Tape) -> None:
+        self._model, self._address, self._prompt = model, address, prompt
+        self._folder, self._tape = folder, tape
+        self._words: Vocabulary = null_space.vocabulary(model)
+        self._scored = [not self._words.duplicate[token] for token in prompt]
+        self._chance = 1 / self._words.distinct
+
+    def record(self, masking: Masking, name: str) -> Path:
+        """Return the transcript of the prompt's first step. Refuses: as Enclave does."""
+        path = self._folder / f"{name}.transcript"
+        with epoch(self._model, self._address, masking, path) as enclave:
+            Decoder(self._model, enclave.products).step(self._prompt)
+        return path
+
+    def exposure(self, path: Path) -> Exposure:
+        """Return whether every frame of a `pad` transcript follows from shapes and the number of rows."""
+        sent = [head for head in view.heads(path) if head.direction is Direction.TO_WORKER]
+        greeting, rows = sent[0], sent[1:]
+        # The head runs on the last position alone.
+        counts = [len(self._prompt)] * (len(self._model.groups) - 1) + [1]
+        expected = []
+        for group, count in zip(self._model.groups, counts, strict=True):
+            width, size = group.weights.shape[1], wire.element_bytes(group.modulus)
+            about = (FrameKind.MULTIPLY, bytes(16), group.number, 0, width, size)
+            for frame in wire.split(*about, bytes(count * width * size)):
+                length = wire.HEADER_BYTES + len(frame.payload)
+                shape = (0, frame.first_row, frame.rows, frame.total_rows, width, size)
+                expected.append(
+                    view.Head(Direction.TO_WORKER, FrameKind.MULTIPLY, group.number, *shape, length)
+                )
+        predicted = greeting.kind == FrameKind.HELLO and rows == expected
+        return Exposure(len(sent), sum(head.bytes for head in sent), predicted)
+
+    def _right(self, guesses: Sequence[Guess]) -> tuple[bool, ...]:
+        pairs = zip(guesses, self._prompt, self._scored, strict=True)
+        return tuple(guess.token == token for guess, token, scored in pairs if scored)
+
+    def run(self, progress: Callable[[str], None]) -> Attacked:
+        """Return the attack on `rank`, `pad` and uniform transcripts, for each m/d, with the same bases."""
+        progress("recording the prompt under profile pad")
+        pad_path = self.record(Masking(), "pad")
+        pad, exposure = null_space.seen(pad_path), self.exposure(pad_path)
+        outcomes: list[Outcome] = []
+        scenes: list[Scene] = []
+        for ratio in RATIOS:
+            progress(f"recording the prompt under profile rank, m/d {ratio}")
+            rank = self._taken(Masking("rank", ratio), f"rank-{ratio.numerator}-{ratio.denominator}")
+            null_space.simulate(pad_path, self._folder / "uniform.transcript", self._tape)
+            uniform = null_space.seen(self._folder / "uniform.transcript")
+            progress(f"attacking, m/d {ratio}")
+            views = {"rank": rank, "pad": pad, "uniform": uniform}
+            guesses = {
+                name: null_space.guesses(seen, self._words, rank.basis) for name, seen in views.items()
+            }
+            outcomes.extend(self._outcomes(ratio, guesses))
+            scenes.append(self._scene(ratio, views, guesses))
+        pad_path.unlink()
+        return Attacked(tuple(outcomes), scenes[0], exposure)
+
+    def _taken(self, masking: Masking, name: str) -> null_space.Seen:
+        """Return what a worker sees of group 0; the transcript, which is large, does not stay."""
+        path = self.record(masking, name)
+        seen = null_space.seen(path)
+        path.unlink()
+        return seen
+
+    def _outcomes(self, ratio: Fraction, guesses: dict[str, list[Guess]]) -> list[Outcome]:
+        right = {name: self._right(guessed) for name, guessed in guesses.items()}
+        versus = paired(right["pad"], right["uniform"])
+        return [
+            Outcome("rank", ratio, right["rank"], self._chance, "broken"),
+            Outcome("pad", ratio, right["pad"], self._chance, "chance", versus),
+            Outcome("uniform", ratio, right["uniform"], self._chance, "chance"),
+        ]
+
+    def _scene(
+        self, ratio: Fraction, views: dict[str, null_space.Seen], guesses: dict[str, list[Guess]]
+    ) -> Scene:
+        shown = slice(0, PICTURED_TOKENS), slice(0, PICTURED_COLUMNS)
+        integers = self._words.rows[np.array(self._prompt[:PICTURED_TOKENS])][:, shown[1]]
+        modulus = views["rank"].modulus
+        return Scene(
+            ratio,
+            modulus,
+            self._prompt[:PICTURED_TOKENS],
+            integers.tolist(),
+            {name: null_space.centred(views[name].masked[shown], modulus).tolist() for name in PICTURED},
+            {name: [guess.token for guess in guesses[name][:PICTURED_TOKENS]] for name in PICTURED},
+        )
+
+
+PICTURED: Final = ("rank", "pad")
+"""The profiles side by side in the picture."""
+PICTURED_TOKENS: Final = 18
+"""Rows of the picture."""
+PICTURED_COLUMNS: Final = 24
+"""Of each row's integers, as many as can be told apart."""

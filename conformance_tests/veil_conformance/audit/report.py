@@ -1,0 +1,195 @@
+"""report.json, and report.html made from nothing but report.json."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Final, Literal
+
+import jsonschema
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+from rich.table import Table
+
+from veil_conformance.audit import picture
+
+Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
+Kind = Literal["proved", "checked", "measured"]
+Verdict = Literal["holds", "fails", "not_claimed"]
+PACKAGE: Final = "veil_conformance.audit"
+SHOWN: Final = {"holds": "holds", "fails": "FAILS", "not_claimed": "not claimed"}
+COLOURS: Final = {"holds": "green", "fails": "bold red", "not_claimed": "yellow"}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One statement with its verdict; spec, proof and test are paths from the tree's root."""
+
+    id: str
+    title: str
+    kind: Kind
+    verdict: Verdict
+    evidence: str
+    figures: Mapping[str, str | float | bool] = field(default_factory=dict)
+    spec: Sequence[str] = ()
+    proof: Sequence[str] = ()
+    test: Sequence[str] = ()
+
+    def as_json(self) -> Mapping[str, Json]:
+        """Return the claim as report.json has it."""
+        lists = {name: list(getattr(self, name)) for name in ("spec", "proof", "test")}
+        return asdict(self) | lists
+
+
+def verdict(holds: bool) -> Verdict:
+    """Return the verdict of a claim that was tried."""
+    return "holds" if holds else "fails"
+
+
+def overall(claims: Sequence[Claim], model: str) -> Mapping[str, Json]:
+    """Return the verdict on all claims: it holds if some claim does and none fails."""
+    counts = {name: sum(claim.verdict == name for claim in claims) for name in SHOWN}
+    failed = ", ".join(claim.id for claim in claims if claim.verdict == "fails")
+    good = counts["fails"] == 0 and counts["holds"] > 0
+    tried = counts["holds"] + counts["fails"]
+    if good:
+        sentence = f"All {tried} claims that were tried hold for {model}, run masked by a separate process."
+    else:
+        sentence = f"{counts['fails']} of {tried} claims that were tried FAIL for {model}: {failed}."
+    if counts["not_claimed"]:
+        sentence = f"{sentence[:-1]}; {counts['not_claimed']} could not be tried here."
+    return {"all_hold": good, "sentence": sentence, **counts}
+
+
+def validate(report: Json) -> None:
+    """Raise jsonschema.ValidationError unless the report has exactly the stated form."""
+    schema = json.loads(files(PACKAGE).joinpath("report.schema.json").read_text("utf-8"))
+    jsonschema.Draft202012Validator(schema).validate(report)
+
+
+def found(report: Json, key: str) -> Json:
+    """Return the value under a dotted key, such as attacks.0.recovered."""
+    value = report
+    for part in key.split("."):
+        if isinstance(value, Mapping):
+            value = value[part]
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            value = value[int(part)]
+        else:
+            raise KeyError(key)
+    return value
+
+
+def _number(value: float, form: str) -> str:
+    if form == "percent":
+        return f"{100 * value:.2f} %"
+    if form == "seconds":
+        return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    if isinstance(value, int) or value == int(value):
+        return f"{int(value):,}"
+    return f"{value:,.2f}" if abs(value) >= 10 else f"{value:.4g}"
+
+
+def shown(value: Json, form: str = "") -> str:
+    """Return a value as the page shows it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return _number(value, form)
+    return SHOWN.get(str(value), str(value)) if form == "verdict" else str(value)
+
+
+class _Page:
+    """What the template calls: every value that it shows comes from report.json, under its key."""
+
+    def __init__(self, report: Json, prefix: str) -> None:
+        self._report, self._prefix = report, prefix
+
+    def show(self, key: str, form: str = "") -> Markup:
+        """Return the value under a key in an element that names the key."""
+        text = escape(shown(found(self._report, key), form))
+        return Markup('<span data-key="{}">{}</span>').format(key, text)
+
+    def link(self, key: str) -> Markup:
+        """Return a link to the path under a key."""
+        path = str(found(self._report, key))
+        target = self._prefix + path.partition("#")[0]
+        return Markup('<a href="{}" data-key="{}">{}</a>').format(target, key, path)
+
+    def draw(self, profile: str) -> str:
+        """Return the picture of a profile."""
+        scene = found(self._report, "picture")
+        seen = found(self._report, f"picture.{profile}")
+        if not isinstance(scene, Mapping) or not isinstance(seen, Mapping):
+            raise TypeError("picture")
+        return picture.draw(
+            _texts(scene["tokens"]),
+            _cells(scene["integers"]),
+            _cells(seen["elements"]),
+            _texts(seen["guesses"]),
+            [bool(hit) for hit in _list(seen["right"])],
+            _integer(scene["modulus"]),
+        )
+
+
+def _list(value: Json) -> Sequence[Json]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise TypeError("a list is expected")
+    return value
+
+
+def _integer(value: Json) -> int:
+    if not isinstance(value, int):
+        raise TypeError("an integer is expected")
+    return value
+
+
+def _texts(value: Json) -> list[str]:
+    return [str(text) for text in _list(value)]
+
+
+def _cells(value: Json) -> list[list[int]]:
+    return [[_integer(cell) for cell in _list(row)] for row in _list(value)]
+
+
+def render(report: Json, prefix: str = "") -> str:
+    """Return the page of a report; `prefix` leads from the page to the tree's root."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(files(PACKAGE).joinpath("report.html.j2").read_text("utf-8"))
+    page = _Page(report, prefix)
+    return template.render(report=report, show=page.show, link=page.link, draw=page.draw)
+
+
+def write(report: Json, folder: Path, root: Path | None) -> None:
+    """Write report.json and report.html into a folder, each whole or not at all."""
+    validate(report)
+    folder.mkdir(parents=True, exist_ok=True)
+    prefix = "" if root is None else Path(os.path.relpath(root, folder.resolve())).as_posix() + "/"
+    texts = {
+        "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "report.html": render(report, prefix),
+    }
+    for name, text in texts.items():
+        scratch = folder / f".{name}.part"
+        scratch.write_text(text, "utf-8")
+        scratch.replace(folder / name)
+
+
+def verdict_table(claims: Sequence[Claim]) -> Table:
+    """Return the claims as a table for a terminal."""
+    table = Table(title="What holds", title_justify="left")
+    table.add_column("claim", no_wrap=True)
+    table.add_column("kind")
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("what it says")
+    for claim in claims:
+        colour = COLOURS[claim.verdict]
+        title = claim.title if len(claim.title) <= 160 else claim.title[:157] + "..."
+        table.add_row(
+            claim.id, claim.kind, f"[{colour}]{SHOWN[claim.verdict]}[/]", Markup("{}").format(title)
+        )
+    return table

@@ -1,0 +1,93 @@
+"""What the tests have in common: refusals as values, scaled effort, and one independent ChaCha20."""
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from typing import Final
+
+from hypothesis import settings
+
+from veil_spec.refusals import Refusal, Refused
+from veil_spec.types import Address, Domain, ListedTape
+
+DIGITS: Final = 60
+"""Decimal places of `decimal`, whose exp, ln and sqrt are correctly rounded."""
+SEED: Final = bytes(range(32))
+"""A seed whose bytes all differ."""
+
+
+def refusal(call: Callable[..., object], *arguments: object) -> Refusal | None:
+    """Return the name under which a call refuses, or None if it returns."""
+    try:
+        call(*arguments)
+    except Refused as refused:
+        return refused.reason
+    return None
+
+
+def examples(count: int) -> settings:
+    """Return settings for `count` examples where the profile asks for 100, and in proportion elsewhere."""
+    return settings(max_examples=max(10, count * settings().max_examples // 100))
+
+
+def nearest(value: Fraction) -> int:
+    """Return the nearest integer, halves up."""
+    return (value + Fraction(1, 2)).__floor__()
+
+
+def clipped(value: int, limit: int) -> int:
+    """Return value brought into [-limit, limit]."""
+    return min(max(value, -limit), limit)
+
+
+def nearest_decimal(value: Decimal) -> int:
+    """Return the nearest integer to a value that is no tie."""
+    with localcontext() as context:
+        context.prec = DIGITS
+        return int(value.to_integral_value())
+
+
+def ln(value: Fraction) -> Decimal:
+    """Return the natural logarithm to 60 digits."""
+    with localcontext() as context:
+        context.prec = DIGITS
+        return (Decimal(value.numerator) / value.denominator).ln()
+
+
+def power_of_two(numerator: int, denominator: int) -> Decimal:
+    """Return 2**(numerator / denominator) to 60 digits."""
+    with localcontext() as context:
+        context.prec = DIGITS
+        return (Decimal(2).ln() * numerator / denominator).exp()
+
+
+def rotated(word: int, by: int) -> int:
+    """Return a 32-bit word rotated left."""
+    return (word << by | word >> (32 - by)) & 0xFFFFFFFF
+
+
+def chacha20(key: bytes, counter: int, nonce: bytes) -> bytes:
+    """Return the 64-byte block of RFC 8439, section 2.3, as this suite understands it."""
+    text = b"expand 32-byte k" + key + counter.to_bytes(4, "little") + nonce
+    start = [int.from_bytes(text[4 * i : 4 * i + 4], "little") for i in range(16)]
+    x = list(start)
+    for turn in range(80):
+        place, diagonal = turn % 4, turn // 4 % 2
+        a, b, c, d = (4 * row + (place + row * diagonal) % 4 for row in range(4))
+        for target, source, changed, by in ((a, b, d, 16), (c, d, b, 12), (a, b, d, 8), (c, d, b, 7)):
+            x[target] = (x[target] + x[source]) & 0xFFFFFFFF
+            x[changed] = rotated(x[changed] ^ x[target], by)
+    return b"".join(((a + b) & 0xFFFFFFFF).to_bytes(4, "little") for a, b in zip(x, start, strict=True))
+
+
+def noise_tape(streams: Mapping[int, list[int]]) -> ListedTape:
+    """Return a tape that holds these words of the noise domain, each stream from its beginning."""
+    listed: dict[Address, int] = {}
+    for stream, words in streams.items():
+        listed |= {(Domain.NOISE, stream, index): word for index, word in enumerate(words)}
+    return ListedTape(listed)
+
+
+def halving_word(k: int) -> int:
+    """Return a word whose geometric draw with alpha 1/2 is k, 0 <= k < 63."""
+    return 2 ** (63 - k) - 1

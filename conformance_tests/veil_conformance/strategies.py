@@ -1,0 +1,102 @@
+"""Hypothesis strategies for everything that an operation takes."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+from hypothesis import strategies as st
+
+from veil_conformance.tiny_model import SMALL
+from veil_spec import constants
+from veil_spec.types import Frame, FrameKind, ModelShape, Part, Quantised, Table
+
+moduli = st.sampled_from(constants.PRIMES)
+"""The fields of linear groups."""
+words = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**63 - 1, 2**63, 2**64 - 1])
+"""Tape words."""
+seeds = st.binary(min_size=32, max_size=32)
+"""Tape seeds."""
+activations = st.integers(-constants.ACTIVATION_LIMIT, constants.ACTIVATION_LIMIT)
+"""Quantised activations."""
+weights = st.integers(-constants.WEIGHT_LIMIT, constants.WEIGHT_LIMIT)
+"""Weights of a linear map."""
+thetas = st.sampled_from([Fraction(10_000), Fraction(100_000), Fraction(3, 2)])
+"""RoPE bases."""
+head_widths = st.sampled_from([2, 4, 8, 64])
+"""Widths of an attention head."""
+small_scores = st.lists(st.integers(-4, 4), min_size=1, max_size=4)
+"""Scores whose exact law is cheap."""
+float32s = st.floats(width=32, allow_nan=False, allow_infinity=False)
+"""Weights as a checkpoint holds them."""
+
+
+def signed(limit: int) -> st.SearchStrategy[int]:
+    """Return integers of every magnitude in [-limit, limit]."""
+    bits = st.integers(0, limit.bit_length())
+    return bits.flatmap(lambda n: st.integers(-min(limit, 2**n), min(limit, 2**n)))
+
+
+@st.composite
+def alphas(draw: st.DrawFn) -> Fraction:
+    """Return a noise parameter that keeps exact arithmetic cheap."""
+    denominator = draw(st.sampled_from([2, 3, 5, 16, 100, 2**16]))
+    return Fraction(draw(st.integers(1, max(1, denominator * 7 // 8))), denominator)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Table:
+    """Return a small sanitizer table."""
+    sizes = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    names = iter(range(sum(sizes)))
+    parts = []
+    for size in sizes:
+        rows = st.lists(st.integers(-3, 3), min_size=size, max_size=size).map(tuple)
+        scores = draw(st.lists(rows, min_size=size, max_size=size).map(tuple))
+        parts.append(Part(tuple(f"t{next(names)}" for _ in range(size)), scores))
+    return Table("drawn", tuple(parts))
+
+
+def matrices(cells: st.SearchStrategy[int], rows: int, columns: int) -> st.SearchStrategy[list[list[int]]]:
+    """Return matrices of one shape [rows, columns]."""
+    return st.lists(st.lists(cells, min_size=columns, max_size=columns), min_size=rows, max_size=rows)
+
+
+@st.composite
+def quantised(draw: st.DrawFn, width: int) -> Quantised:
+    """Return a quantised row of this width."""
+    values = draw(st.lists(activations, min_size=width, max_size=width))
+    return Quantised(tuple(values), draw(st.integers(-20, 40)))
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> ModelShape:
+    """Return the shape of a tiny model: any widths, grouped heads, tied or not."""
+    kv_heads = draw(st.integers(1, 2))
+    return replace(
+        SMALL,
+        vocabulary=draw(st.integers(2, 9)),
+        width=draw(st.integers(1, 7)),
+        inner=draw(st.integers(1, 6)),
+        layers=draw(st.integers(1, 2)),
+        heads=kv_heads * draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        head_width=draw(st.sampled_from([2, 4])),
+        tied=draw(st.booleans()),
+    )
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> Frame:
+    """Return any frame that `decode` accepts, with a small payload."""
+    kind = draw(st.sampled_from(FrameKind))
+    if kind == FrameKind.REFUSAL:
+        return Frame(kind, bytes(16), 0, 0, 0, 0, 0, 0, 0, b"")
+    epoch = draw(st.binary(min_size=16, max_size=16))
+    if kind in (FrameKind.HELLO, FrameKind.WELCOME):
+        return Frame(kind, epoch, 0, 0, 0, 0, 0, 0, 0, draw(st.binary(min_size=32, max_size=32)))
+    numbers = st.integers(0, 2**32 - 1)
+    group, step, first = draw(numbers), draw(numbers), draw(st.integers(0, 2**20))
+    rows, columns, width = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.sampled_from([4, 5, 6]))
+    size = rows * columns * width
+    payload = draw(st.binary(min_size=size, max_size=size))
+    total = first + rows + draw(st.integers(0, 9))
+    return Frame(kind, epoch, group, step, first, rows, total, columns, width, payload)
