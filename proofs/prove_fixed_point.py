@@ -43,7 +43,7 @@ class Enclosure:
 
 
 def powers(steps: int) -> list[Enclosure]:
-    """Return enclosures of 2**(-i / steps) for i below 256, by square roots of 1/2 alone; steps is a power of two."""
+    """Return enclosures of 2**(-i / steps) for i below 256, steps a power of two, by roots of 1/2."""
     step = Enclosure(1 << BITS - 1, 1 << BITS - 1)
     for _ in range(steps.bit_length() - 1):
         step = step.root()
@@ -59,7 +59,10 @@ COARSE, FINE = powers(2**8), powers(2**16)
 def nearest_integers(entries: Sequence[int], exact: Sequence[Enclosure]) -> bool:
     """Return whether each entry is the one integer nearest to its number in units of 2**-30."""
     ends = [number.scaled() for number in exact]
-    return all(2 * entry - 1 < 2 * low <= 2 * high < 2 * entry + 1 for entry, (low, high) in zip(entries, ends, strict=True))
+    return all(
+        2 * entry - 1 < 2 * low <= 2 * high < 2 * entry + 1
+        for entry, (low, high) in zip(entries, ends, strict=True)
+    )
 
 
 def largest_error(coarse: Sequence[int], fine: Sequence[int]) -> Fraction:
@@ -91,8 +94,9 @@ def test_exp2_errs_by_less_than_two_units() -> None:
     """|exp2(z) - 2**30 2**(z / 65536)| < 2 for all z <= 0.
 
     Given: all 65,536 fractional arguments before rounding (by machine: enclosures), error b.
-    Then: for n = floor(-z / 65536) < 33 the error is at most b 2**-n + 1/2 < 2 (argued: rounding to nearest), and for
-    n >= 32 the shift is 62, the result 0 and the exact value at most 1/4 (by machine: the largest table product).
+    Then: for n = floor(-z / 65536) < 33 the error is at most b 2**-n + 1/2 < 2 (argued: rounding to nearest),
+    and for n >= 32 the shift is 62, the result 0 and the exact value at most 1/4 (by machine: the largest
+    table product).
     Assuming: nothing.
     Proves: FXP-G2.
     Pins: veil_reference.fixed_point.exp2 9cac299e.
@@ -112,7 +116,7 @@ RADIUS = 2**30
 
 
 def argument_error() -> Fraction:
-    """Return a bound on the error of round_shift(|x| L, 32), in units of 2**-16: rounding, and L off by 1/2."""
+    """Return the largest error of round_shift(|x| L, 32), in units of 2**-16: rounding and L."""
     return Fraction(1, 2) + Fraction(RADIUS, 2 * 2**32)
 
 
@@ -131,8 +135,8 @@ def silu_bound(x: int) -> Fraction:
 def test_the_slope_of_the_sigmoid_times_its_argument_is_at_most_a_quarter() -> None:
     """t s'(t) <= 1/4 for all t >= 0, with s the sigmoid, so that a small shift of t moves t s(t) little.
 
-    Given: s'(t) = 1 / (4 cosh(t/2)**2) (by machine: sympy) and cosh(y)**2 >= 1 + y**2, as every coefficient of the
-    series of cosh is positive (argued; by machine: its first terms).
+    Given: s'(t) = 1 / (4 cosh(t/2)**2) (by machine: sympy) and cosh(y)**2 >= 1 + y**2, as every coefficient
+    of the series of cosh is positive (argued; by machine: its first terms).
     Then: t / (4 + t**2) <= 1/4, since 4 + t**2 - 4 t = (t - 2)**2 (by machine: sympy).
     Assuming: nothing.
     Proves: FXP-G2.
@@ -150,9 +154,10 @@ def test_the_slope_of_the_sigmoid_times_its_argument_is_at_most_a_quarter() -> N
 def test_the_claimed_bound_of_silu_follows() -> None:
     """The proved bound is below 1 + |x| 2**-28, hence below the stated 1 + |x| 2**-18.
 
-    Given: |x| < 2**30; e = 2**30 exp(-t') + r with |r| < 2 (exp2), |t' - t| <= (argument error) ln 2 / 65536, and
-    g 2**-30 = c / (2**30 + e) less at most 2**-30. By the mean value theorem the sigmoid errs by at most the shift
-    times its slope, plus 2 * 2**-30, plus 2**-30; times |x|, plus 1/2 (argued; the sum by machine, exactly).
+    Given: |x| < 2**30; e = 2**30 exp(-t') + r with |r| < 2 (exp2), |t' - t| <= (argument error) ln 2 / 65536,
+    and g 2**-30 = c / (2**30 + e) less at most 2**-30. By the mean value theorem the sigmoid errs by at most
+    the shift times its slope, plus 2 * 2**-30, plus 2**-30; times |x|, plus 1/2 (argued; the sum by machine,
+    exactly).
     Then: |silu(x) - exact| < 1 + |x| 2**-28: the bound is linear in |x|, so its ends decide.
     Assuming: nothing.
     Proves: FXP-G2.
@@ -177,7 +182,7 @@ def exact_silu(x: int) -> Fraction:
 
 
 def sample() -> list[int]:
-    """Return 4,000 words: powers of two with their neighbours, and both signs of an even spread on |x| <= 12."""
+    """Return some 4,000 words: powers of two, their neighbours, and an even spread on |x| <= 12."""
     edges = [sign * (2**k + d) for k in range(1, 30) for d in (-1, 0, 1) for sign in (1, -1)]
     spread = [place * 12 * SCALE // 1900 + place % 7 for place in range(-1900, 1900)]
     return [0, 2**30 - 1, 1 - 2**30, *edges, *spread]

@@ -43,8 +43,9 @@ def test_all_coordinates_of_a_zero_but_one_are_free() -> None:
     """For e prime to p and any value t of the other terms, exactly one z in [0, p) solves e z + t = 0 mod p.
 
     Given: u e + v p = 1, which Bezout's identity grants for a prime p and 0 < e < p.
-    Then: z = -u t solves it, and two solutions differ by (u m + v d) p where e d = m p (by machine: sympy), and by
-    less than p, so by 0 (by machine: z3). Hence p**(n-1) zeros for every n: one for each choice of the others.
+    Then: z = -u t solves it, and two solutions differ by (u m + v d) p where e d = m p (by machine: sympy),
+    and by less than p, so by 0 (by machine: z3). Hence p**(n-1) zeros for every n: one for each choice of the
+    others.
     Assuming: nothing.
     Proves: INT-G1.
     """
@@ -66,7 +67,9 @@ def only_multiple_below_is_zero() -> bool:
 
 def acceptances(masked: Rows, answer: Rows, weights: Rows, modulus: int) -> int:
     """Return how many secret vectors make the reference's verify accept an answer."""
-    return sum(accepts(masked, answer, weights, z, modulus) for z in product(range(modulus), repeat=len(weights)))
+    return sum(
+        accepts(masked, answer, weights, z, modulus) for z in product(range(modulus), repeat=len(weights))
+    )
 
 
 def accepts(masked: Rows, answer: Rows, weights: Rows, secret: Row, modulus: int) -> bool:
@@ -84,7 +87,9 @@ MASKED = [[1, 2], [0, 2]]
 
 
 @pytest.mark.requirement("INT-G1")
-def test_the_reference_accepts_each_wrong_product_for_one_secret_in_p(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reference_accepts_each_wrong_product_for_one_secret_in_p(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """verify accepts the right product always, and each of the other 80 for at most p**(n-1) of p**n secrets.
 
     Given: p = 3, two rows, two outputs, every answer and every secret (by machine: complete).
@@ -106,7 +111,8 @@ def test_the_reference_accepts_each_wrong_product_for_one_secret_in_p(monkeypatc
 def test_repetitions_reach_the_stated_soundness_and_no_more_are_made() -> None:
     """p**-k <= 2**-64 < p**-(k-1) for each field.
 
-    Given: the three fields; k independent vectors pass together with probability p**-k (argued: independence).
+    Given: the three fields; k independent vectors pass together with probability p**-k (argued:
+    independence).
     Then: 3, 2 and 2 repetitions, errors 2**-95.9, 2**-79.9 and 2**-95.9.
     Assuming: TAP-A1.
     Proves: INT-G1.
@@ -115,7 +121,11 @@ def test_repetitions_reach_the_stated_soundness_and_no_more_are_made() -> None:
     counts = [integrity.repetitions(modulus) for modulus in constants.PRIMES]
     assert counts == [3, 2, 2]
     for modulus, k in zip(constants.PRIMES, counts, strict=True):
-        assert Fraction(1, modulus**k) <= Fraction(1, 2**constants.SOUNDNESS_BITS) < Fraction(1, modulus ** (k - 1))
+        assert (
+            Fraction(1, modulus**k)
+            <= Fraction(1, 2**constants.SOUNDNESS_BITS)
+            < Fraction(1, modulus ** (k - 1))
+        )
 
 
 def fooled(errors: Sequence[Row], secret: Row, modulus: int) -> bool:
@@ -138,10 +148,11 @@ def chance_to_be_fooled(errors: Sequence[Row], modulus: int) -> Fraction:
 def test_an_adaptive_worker_fools_no_more_than_its_share_of_epochs() -> None:
     """Over E epochs of n checks the chance that any wrong product is accepted is at most E n p**-k.
 
-    Given: p = 3, two outputs, every sequence of three errors, right answers included (by machine: complete). Until
-    its first wrong answer a worker sees acceptances that do not depend on z, so adapting to them is one fixed
-    sequence; the sum over epochs, groups and checks is the union bound (argued).
-    Then: within one epoch a group is fooled with probability at most p**-k, whatever n is; so the bound holds.
+    Given: p = 3, two outputs, every sequence of three errors, right answers included (by machine: complete).
+    Until its first wrong answer a worker sees acceptances that do not depend on z, so adapting to them is one
+    fixed sequence; the sum over epochs, groups and checks is the union bound (argued).
+    Then: within one epoch a group is fooled with probability at most p**-k, whatever n is; so the bound
+    holds.
     Assuming: TAP-A1.
     Proves: INT-G1.
     """
@@ -151,11 +162,14 @@ def test_an_adaptive_worker_fools_no_more_than_its_share_of_epochs() -> None:
 
 
 def test_negative_control_a_power_of_two_is_no_field() -> None:
-    """The same count rejects Z_8, where the error 4 passes for half of all secrets, also for an adaptive worker.
+    """The same count rejects Z_8, where the error 4 passes for half of all secrets.
 
     Controls: INT-G1.
     """
     assert not every_form_has_few_zeros(8, 1)
     assert zeros((4,), 8) == 4
     assert zeros((4, 0), 8) * 2 == 8**2
-    assert [chance_to_be_fooled([(4,)], 8), chance_to_be_fooled([(1,)], 8)] == [Fraction(1, 2), Fraction(1, 8)]
+    assert [chance_to_be_fooled([(4,)], 8), chance_to_be_fooled([(1,)], 8)] == [
+        Fraction(1, 2),
+        Fraction(1, 8),
+    ]

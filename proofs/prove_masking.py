@@ -1,4 +1,4 @@
-"""Masks of profile `pad` can be removed exactly and hide everything; the games are written out in README.md."""
+"""Masks of profile `pad` come off exactly and hide everything; the games are written out in README.md."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -37,7 +37,8 @@ def unmasked_symbolically(correction: Callable[[sympy.Expr, sympy.Expr], sympy.E
 def test_masking_is_reversible_for_all_matrices_over_any_ring() -> None:
     """(X + R) W - R W = X W.
 
-    Given: matrices of any shape that fits, over any ring (by machine: sympy, non-commuting symbols and MatrixSymbol).
+    Given: matrices of any shape that fits, over any ring (by machine: sympy, non-commuting symbols and
+    MatrixSymbol).
     Then: the mask comes off, whatever R is.
     Assuming: nothing.
     Proves: RMO-G4.
@@ -50,11 +51,11 @@ def test_masking_is_reversible_for_all_matrices_over_any_ring() -> None:
 
 
 def lift_is_exact(modulus: int, bound: int) -> bool:
-    """Return whether every integer y with |y| <= bound survives (y + c mod p) - c mod p and the centred lift."""
+    """Return whether every |y| <= bound survives (y + c mod p) - c mod p and the centred lift."""
     y, c = z3.Ints("y c")
     element = ((y + c) % modulus - c) % modulus
     lifted = z3.If(2 * element > modulus, element - modulus, element)
-    given = z3.And(-bound <= y, y <= bound, 0 <= c, c < modulus)
+    given = z3.And(-bound <= y, y <= bound, c >= 0, c < modulus)
     return is_theorem(z3.Implies(given, lifted == y))
 
 
@@ -77,8 +78,10 @@ def test_the_centred_lift_returns_every_product_that_the_bound_admits() -> None:
 def test_choose_modulus_admits_only_products_within_the_bound() -> None:
     """|sum of x_i w_i| <= (p - 1) / 2 for every row that RMO-R2 accepts.
 
-    Given: |x_i| <= 32767 and the chosen p (by machine: z3 for the step; the reference at both sides of each border).
-    Then: |y| <= 32767 l <= 2**15 l <= (p - 1) / 2 with l the sum of |w_i|, by the triangle inequality (argued).
+    Given: |x_i| <= 32767 and the chosen p (by machine: z3 for the step; the reference at both sides of each
+    border).
+    Then: |y| <= 32767 l <= 2**15 l <= (p - 1) / 2 with l the sum of |w_i|, by the triangle inequality
+    (argued).
     Assuming: nothing.
     Proves: RMO-G4.
     Pins: veil_reference.remo.choose_modulus 07553591.
@@ -110,7 +113,8 @@ def chosen(total: int) -> int:
 def test_the_reference_unmasks_every_matrix_over_a_small_field(monkeypatch: pytest.MonkeyPatch) -> None:
     """unmask(multiply(mask(X, R), W), multiply(R, W)) = X W.
 
-    Given: p = 7 for the specification's fields, W = [[1, -1]], every X with |y| <= 3, every R (by machine: complete).
+    Given: p = 7 for the specification's fields, W = [[1, -1]], every X with |y| <= 3, every R (by machine:
+    complete).
     Then: the reference functions compose to the exact product.
     Assuming: nothing.
     Proves: RMO-G4.
@@ -121,7 +125,7 @@ def test_the_reference_unmasks_every_matrix_over_a_small_field(monkeypatch: pyte
     assert all(round_trip(x, r, 7) == x[0] - x[1] for x in plaintexts(3) for r in product(range(7), repeat=2))
 
 
-def plaintexts(bound: int) -> Iterator[tuple[int, int]]:
+def plaintexts(bound: int) -> Iterator[tuple[int, ...]]:
     """Yield rows of two whose difference is at most bound in absolute value."""
     yield from (x for x in product(range(-bound, bound + 1), repeat=2) if abs(x[0] - x[1]) <= bound)
 
@@ -134,7 +138,9 @@ def round_trip(x: Sequence[int], r: Sequence[int], modulus: int) -> int:
     return remo.unmask(answer, remo.multiply([r], weights, modulus), modulus)[0][0]
 
 
-def test_negative_control_a_wrong_correction_or_a_small_field_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_negative_control_a_wrong_correction_or_a_small_field_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The same checks reject the correction W R, a bound one too large and a field that is too small.
 
     Controls: RMO-G4.
@@ -158,14 +164,15 @@ def test_exactly_one_mask_leads_from_a_plaintext_to_a_ciphertext() -> None:
 
     Given: |x| <= 32767 (by machine: z3 over all integers, three fields).
     Then: r = (c - x) mod p does, and no other.
-    For every p > 0: two such r differ by a multiple k p with |k p| < p, so that k = 0 (by machine: z3, symbolic p).
+    For every p > 0: two such r differ by a multiple k p with |k p| < p, so that k = 0 (by machine: z3,
+    symbolic p).
     Assuming: nothing.
     Proves: RMO-G1.
     """
     x, c, r, s, p, k = z3.Ints("x c r s p k")
     for modulus in constants.PRIMES:
-        inside = [z3.And(0 <= v, v < modulus) for v in (c, r, s)]
-        ranged = z3.And(-constants.ACTIVATION_LIMIT <= x, x <= constants.ACTIVATION_LIMIT, *inside)
+        inside = [z3.And(v >= 0, v < modulus) for v in (c, r, s)]
+        ranged = z3.And(x >= -constants.ACTIVATION_LIMIT, x <= constants.ACTIVATION_LIMIT, *inside)
         assert is_theorem(z3.Implies(ranged, (x + (c - x) % modulus) % modulus == c))
         both = z3.And(ranged, (x + r) % modulus == c, (x + s) % modulus == c)
         assert is_theorem(z3.Implies(both, r == s))
@@ -197,8 +204,8 @@ def activations() -> Iterator[Rows]:
 def best_advantage(masking: Mask, pads: Callable[[], Iterator[Rows]]) -> Fraction:
     """Return the largest |Pr[guess is right] - 1/2| over all adversaries: half the total variation distance.
 
-    Maximising over every pair of plaintexts would compare each with each; the first plaintext is enough, since all
-    views are equal exactly when each equals the first.
+    Maximising over every pair of plaintexts would compare each with each; the first plaintext is enough,
+    since all views are equal exactly when each equals the first.
     """
     views = [view(masking, x, pads()) for x in activations()]
     total = sum(views[0].values())
@@ -211,12 +218,15 @@ def distance(left: Counter[Rows], right: Counter[Rows], total: int) -> Fraction:
 
 
 @pytest.mark.requirement("RMO-G1")
-def test_no_adversary_gains_anything_from_ciphertexts_under_uniform_pads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_adversary_gains_anything_from_ciphertexts_under_uniform_pads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The view of every pair of equal-shaped plaintexts has the same distribution: advantage 0.
 
-    Given: p = 3, all 81 plaintexts [2, 2] and all 81 pads (by machine: complete); for every p and shape the previous
-    claim, entry by entry, with independent entries by TAP-G1 (argued).
-    Then: each ciphertext matrix occurs for exactly one pad, so an unbounded adversary guesses with probability 1/2.
+    Given: p = 3, all 81 plaintexts [2, 2] and all 81 pads (by machine: complete); for every p and shape the
+    previous claim, entry by entry, with independent entries by TAP-G1 (argued).
+    Then: each ciphertext matrix occurs for exactly one pad, so an unbounded adversary guesses with
+    probability 1/2.
     Assuming: RMO-A1.
     Proves: RMO-G1.
     Pins: veil_reference.remo.mask ae160a5c.
@@ -244,7 +254,7 @@ def places_apart(group_shift: int) -> bool:
     width = z3.Int("width")
     a, b = (Place(*z3.Ints(f"group{n} step{n} row{n} column{n}")) for n in "ab")
     inside = [
-        z3.And(0 <= q.group, q.group < 2**32, 0 <= q.step, q.step < 2**32, 0 <= q.column, q.column < width)
+        z3.And(q.group >= 0, q.group < 2**32, q.step >= 0, q.step < 2**32, q.column >= 0, q.column < width)
         for q in (a, b)
     ]
     streams = z3.Implies(
@@ -291,7 +301,8 @@ def accepted(steps: Sequence[int]) -> list[int]:
 def test_no_sequence_of_calls_burns_an_address_twice() -> None:
     """One enclave never uses a pad address for two plaintexts.
 
-    Given: every sequence of five steps below 4 (by machine: complete); in general accepted steps increase (argued).
+    Given: every sequence of five steps below 4 (by machine: complete); in general accepted steps increase
+    (argued).
     Then: RMO-A1 is left to say that no second enclave runs the same epoch.
     Assuming: nothing.
     Proves: RMO-G1.
@@ -353,9 +364,11 @@ FAMILIES: tuple[Family, ...] = (((0, 0),), ((0, 1), (1, 2), (2, 0)), ((0, 0), (1
 def test_an_adversary_against_the_mask_is_a_distinguisher_against_the_generator() -> None:
     """|Pr[right] - 1/2| under a seeded tape is the advantage of a distinguisher against its generator.
 
-    Given: p = 3, two addresses, all 512 deterministic adversaries, four generators (by machine: complete). In general
-    the distinguisher plays the game on its oracle: Pr[right] is 1/2 on a uniform one by RMO-G1 (argued, README.md).
-    Then: the advantage in game `chacha` is at most the PRF advantage against ChaCha20 at the same number of blocks.
+    Given: p = 3, two addresses, all 512 deterministic adversaries, four generators (by machine: complete). In
+    general the distinguisher plays the game on its oracle: Pr[right] is 1/2 on a uniform one by RMO-G1
+    (argued, README.md).
+    Then: the advantage in game `chacha` is at most the PRF advantage against ChaCha20 at the same number of
+    blocks.
     Assuming: TAP-A1, RMO-A1.
     Proves: RMO-G2.
     """
@@ -393,7 +406,7 @@ def later_view(answer: int, pad: int, weight: int, fresh: int) -> View:
 
 
 def real_views(x: int, weight: int, strategy: Strategy, challenges: Sequence[View]) -> Counter[View]:
-    """Return how often each view occurs, over all pads and challenges; no challenge at all accepts everything."""
+    """Return how often each view occurs, over all pads and challenges; an empty one accepts everything."""
     counts: Counter[View] = Counter()
     for pad, fresh, secret in product(range(SMALL), range(SMALL), challenges):
         masked = (x + pad) % SMALL
@@ -405,7 +418,7 @@ def real_views(x: int, weight: int, strategy: Strategy, challenges: Sequence[Vie
 
 
 def simulated_views(runs_on: bool, weight: int, strategy: Strategy, challenges: int) -> Counter[View]:
-    """Return the simulator's views: from L (does an honest run take a further round) and the worker's own answers."""
+    """Return the simulator's views: from L (does an honest run go on) and the worker's own answers."""
     counts: Counter[View] = Counter()
     for masked, later in product(range(SMALL), repeat=2):
         if strategy[masked] != masked * weight % SMALL:
@@ -418,7 +431,7 @@ def simulated_views(runs_on: bool, weight: int, strategy: Strategy, challenges: 
 
 
 def worst_distance(challenges: Sequence[View]) -> Fraction:
-    """Return the largest distance of a real from a simulated view, over all inputs, weights and strategies."""
+    """Return the largest distance of real and simulated views over all inputs, weights and strategies."""
     worst = Fraction(0)
     for x, weight, strategy in product((-1, 0, 1), (-1, 1), product(range(SMALL), repeat=SMALL)):
         real = real_views(x, weight, strategy, challenges)
@@ -437,10 +450,10 @@ def all_challenges(repetitions: int) -> list[View]:
 def test_a_malicious_worker_sees_what_a_simulator_makes_up_except_with_freivalds_error() -> None:
     """Real and simulated views differ by at most p**-k in total variation.
 
-    Given: p = 3, one output, every input, weight and worker strategy, k = 1 and 2, two rounds of which the second
-    takes place only if the secret output is not 0 (by machine: complete). For any p, shape and number of rounds:
-    stop at the first accepted wrong product; before it the view is uniform by RMO-G1 and ends as the simulator,
-    which knows W, predicts; its probability is bounded by INT-G1 (argued, README.md).
+    Given: p = 3, one output, every input, weight and worker strategy, k = 1 and 2, two rounds of which the
+    second takes place only if the secret output is not 0 (by machine: complete). For any p, shape and number
+    of rounds: stop at the first accepted wrong product; before it the view is uniform by RMO-G1 and ends as
+    the simulator, which knows W, predicts; its probability is bounded by INT-G1 (argued, README.md).
     Then: nothing beyond L and the end of the epoch reaches the worker, up to INT-G1 and RMO-G2.
     Assuming: TAP-A1, TAP-A2, RMO-A1, INT-A1.
     Proves: RMO-G3.

@@ -1,7 +1,7 @@
 """No word between the linear groups, no field product and no float64 sum ever leaves its exact range.
 
-Exact interval arithmetic, split by bit lengths so that the cases are complete; then the reference itself runs on
-integers that remember their largest intermediate, and the optimized code on the extremes.
+Exact interval arithmetic, split by bit lengths so that the cases are complete; then the reference itself runs
+on integers that remember their largest intermediate, and the optimized code on the extremes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -100,13 +100,13 @@ def round_shift(value: Range, shift: int) -> Range:
 
 
 def rescale(value: Range, limit: int) -> Range:
-    """Return the union over every shift: right ones stay words, left ones are saturated as one step (FXP-R2)."""
+    """Return the union over every shift: right ones stay words, left ones saturate in one step."""
     found = [round_shift(value, shift).clamped(limit) for shift in range(constants.SHIFT_LIMIT + 1)]
     return within(max([limit, *(part.reach for part in found)]))
 
 
 def quantise(row: Range) -> Range:
-    """Return the 16-bit words of a row of that range, over every bit length that its largest word may have."""
+    """Return the 16-bit words of a row of that range, over every bit length of its largest word."""
     for bits in range(row.reach.bit_length() + 1):
         words = within(min(row.reach, 2**bits - 1))
         shift = bits - 15
@@ -132,7 +132,7 @@ def residual() -> Range:
 
 
 def rms_norm(width: int = constants.WIDTH_LIMIT) -> int:
-    """Return the largest word of a normalised row before quantising, over every bit length of row and energy."""
+    """Return the largest word of a norm before quantising, over every bit length of row and energy."""
     largest = 0
     for bits in range(constants.RESIDUAL_LIMIT.bit_length() + 1):
         shift = max(bits - constants.NORM_BITS, constants.NORM_SHIFT_FLOOR)
@@ -207,12 +207,12 @@ def softmax_average(context: int = constants.CONTEXT_LIMIT) -> Range:
     total = weight * Range(0, context - 1) + peak
     summed = weight * within(constants.HIDDEN_LIMIT) * context
     average = (summed + total // 2) // total
-    quantise(within(constants.HIDDEN_LIMIT))
+    quantise(average)
     return average
 
 
 def mlp() -> Range:
-    """Return silu(gate) times up."""
+    """Return silu(gate) times up; the sigmoid is at most 1, as its numerator is at most 2**30."""
     value, one = Range(0, constants.HIDDEN_LIMIT), 1 << constants.EXP2_FRACTION
     decay = exp2(round_shift(value * tables.log2e(), 32))
     quotient = (Range(0, one) << constants.EXP2_FRACTION) // (decay + one)
@@ -227,9 +227,10 @@ def mlp() -> Range:
 def test_no_intermediate_word_leaves_63_bits() -> None:
     """Every intermediate of every function lies strictly between -2**63 and 2**63.
 
-    Given: the limits of constants.py; all shifts, all bit lengths of a row and of its energy, all head widths (by
-    machine: exact intervals; each operation refuses to build a larger word). A left shift counts together with the
-    saturation that follows it: the bare shift of FXP-R2 has no bound. Gains may be any 32-bit integer.
+    Given: the limits of constants.py; all shifts, all bit lengths of a row and of its energy, all head widths
+    (by machine: exact intervals; each operation refuses to build a larger word). A left shift counts together
+    with the saturation that follows it: the bare shift of FXP-R2 has no bound. Gains may be any 32-bit
+    integer.
     Then: 64-bit signed words hold every result, and each division has a positive divisor.
     Assuming: nothing.
     Proves: FXP-G1.
@@ -386,15 +387,16 @@ def test_the_widest_norm_needs_all_62_bits_and_no_more() -> None:
 def largest_limb_sum(right_bits: int, inner: int) -> int:
     """Return the largest sum of one float64 block of veil_optimized.field.product."""
     block = 2 ** (fast_field.FLOAT64_BITS - fast_field.LEFT_BITS - right_bits)
-    return min(block, inner) * (2**fast_field.LEFT_BITS - 1) * (2**right_bits - 1)
+    largest: int = min(block, inner) * (2**fast_field.LEFT_BITS - 1) * (2**right_bits - 1)
+    return largest
 
 
 @pytest.mark.requirement("RMO-G4")
 def test_every_float64_sum_of_a_field_product_is_exact() -> None:
     """Limb products, their int64 sums, and the shifts that join them stay inside 2**53 and 2**63.
 
-    Given: 48-bit elements in two 24-bit limbs, against 16-bit weights or three 16-bit limbs, inner dimensions up to
-    the vocabulary (by machine: exact integers from the code's own constants).
+    Given: 48-bit elements in two 24-bit limbs, against 16-bit weights or three 16-bit limbs, inner dimensions
+    up to the vocabulary (by machine: exact integers from the code's own constants).
     Then: the products that unmasking relies on are exact.
     Assuming: nothing.
     Proves: RMO-G4.
@@ -418,7 +420,8 @@ def test_every_float64_sum_of_the_plain_model_is_exact() -> None:
     """Plain products, attention scores and halves of softmax averages stay below 2**53.
 
     Given: the limits of constants.py (by machine: exact integers).
-    Then: float64 is an integer engine there, in any order of summation: every partial sum is below the bound too.
+    Then: float64 is an integer engine there, in any order of summation: every partial sum is below the bound
+    too.
     Assuming: nothing.
     Proves: RMO-G4.
     Pins: veil_optimized.fixed_point.softmax_average bf9ba9d7.
@@ -437,7 +440,8 @@ def test_every_float64_sum_of_the_plain_model_is_exact() -> None:
 def test_field_products_of_the_largest_operands_are_exact() -> None:
     """The optimized product of all p - 1 with the largest operands equals plain integers.
 
-    Given: the longest inner dimension of a group, and one block more than the limbs admit (checked, at the extremes).
+    Given: the longest inner dimension of a group, and one block more than the limbs admit (checked, at the
+    extremes).
     Then: the bounds above are those of the code that runs.
     Assuming: nothing.
     Proves: RMO-G4.
@@ -447,7 +451,10 @@ def test_field_products_of_the_largest_operands_are_exact() -> None:
         weights = torch.full((1, inner), -constants.WEIGHT_LIMIT, dtype=torch.float64)
         assert int(fast_field.multiply(left, weights, modulus)) == inner * constants.WEIGHT_LIMIT % modulus
         assert int(fast_field.product(left, fast_field.field_operand(left), modulus)) == inner % modulus
-        assert int(fast_integrity.check_key(weights.T, left, modulus)[0, 0]) == inner * constants.WEIGHT_LIMIT % modulus
+        assert (
+            int(fast_integrity.check_key(weights.T, left, modulus)[0, 0])
+            == inner * constants.WEIGHT_LIMIT % modulus
+        )
 
 
 @pytest.mark.requirement("FXP-G1")
@@ -467,7 +474,11 @@ def test_the_optimized_functions_equal_the_reference_on_the_extremes() -> None:
     for shift in (-(2**31), -63, -62, -40, -1, 0, 1, 47, 62, 63, 2**31):
         bounded = [fixed_point.rescale(word, max(shift, -128), constants.ATTENTION_LIMIT) for word in words]
         assert fast.rescale(torch.tensor(words), shift, constants.ATTENTION_LIMIT).tolist() == bounded
-    for row in [[65535] * constants.WIDTH_LIMIT, [2**46 - 1] * constants.WIDTH_LIMIT, *rows(2**46 - 1, 5, random)]:
+    for row in [
+        [65535] * constants.WIDTH_LIMIT,
+        [2**46 - 1] * constants.WIDTH_LIMIT,
+        *rows(2**46 - 1, 5, random),
+    ]:
         assert norms_agree(row)
 
 
@@ -484,10 +495,10 @@ def norms_agree(row: list[int]) -> bool:
 
 @pytest.mark.requirement("FXP-G1")
 def test_square_roots_and_bit_lengths_from_float64_are_corrected() -> None:
-    """integer_sqrt and bit_length of the optimized code are exact around every square and power of two that is hard.
+    """The optimized integer_sqrt and bit_length are exact around squares and powers of two.
 
-    Given: the float64 root errs by less than 1 below 2**62, and frexp by at most one up (argued: relative error
-    2**-52 of a root below 2**31); neighbours of squares and powers of two (checked).
+    Given: the float64 root errs by less than 1 below 2**62, and frexp by at most one up (argued: relative
+    error 2**-52 of a root below 2**31); neighbours of squares and powers of two (checked).
     Then: the two corrections give the floor, and the bit length.
     Assuming: nothing.
     Proves: FXP-G1.

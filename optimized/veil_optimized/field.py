@@ -71,6 +71,7 @@ def product(left: torch.Tensor, right: Operand, modulus: int) -> torch.Tensor:
 def multiply(masked: torch.Tensor, weights: torch.Tensor, modulus: int) -> torch.Tensor:
     """Return masked rows times weights, mod p, int64 [n, outputs]; weights float64 [outputs, inner].
 
+    Implements: RMO-R4.
     Refuses: SHAPE_MISMATCH.
     """
     if masked.shape[1] != weights.shape[1]:

@@ -97,6 +97,24 @@ def _group(number: int, name: str, tensors: dict[str, torch.Tensor]) -> Group:
     return Group(number, name, weights, mantissa, exponent, remo.choose_modulus(weights))
 
 
+RANGES = {
+    "weights": (-constants.WEIGHT_LIMIT, constants.WEIGHT_LIMIT),
+    "mantissa": (2 ** (constants.MANTISSA_BITS - 1), 2**constants.MANTISSA_BITS - 1),
+    "exponent": (-constants.EXPONENT_LIMIT, constants.EXPONENT_LIMIT),
+    "gains": (-(2**constants.GAIN_BITS), 2**constants.GAIN_BITS),
+}
+
+
+def check_range(name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor of a model file with an entry out of its kind's range.
+
+    Implements: MDL-R11.
+    """
+    least, most = RANGES[name.rpartition(".")[2]]
+    if int(tensor.min()) < least or int(tensor.max()) > most:
+        raise Refused(Refusal.MODEL_MALFORMED, f"{name} is out of range")
+
+
 def load(path: Path) -> Model:
     """Return the model of an integer file.
 
@@ -118,6 +136,8 @@ def load(path: Path) -> Model:
             shape
         ):
             raise Refused(Refusal.MODEL_MALFORMED, "tensors do not match the stated shape")
+        for name, tensor in tensors.items():
+            check_range(name, tensor)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise Refused(Refusal.MODEL_MALFORMED, f"{path} is not an integer model file") from error
     wide = {

@@ -1,4 +1,4 @@
-"""The tape in bulk: OpenSSL's ChaCha20 writes whole streams, numpy cuts them into words and field elements."""
+"""The tape in bulk: OpenSSL's ChaCha20 writes runs of words, numpy cuts them to field elements."""
 
 import hashlib
 from typing import Final, Protocol, runtime_checkable
@@ -18,8 +18,8 @@ Words = npt.NDArray[np.uint64]
 Elements = npt.NDArray[np.int64]
 WORD: Final = np.dtype("<u8")
 """A word as the tape lays it out."""
-CHUNK: Final = 2**15
-"""Words drawn at a time: 256 KiB stay in the second-level cache from the cipher to the comparison."""
+CHUNK: Final = 2**16
+"""Words drawn at a time: 512 KiB stay in the second-level cache from the cipher to the comparison."""
 ZEROS: Final = memoryview(bytes(8 * CHUNK))
 """Encrypted, zeros become the key stream."""
 
@@ -28,9 +28,13 @@ ZEROS: Final = memoryview(bytes(8 * CHUNK))
 class BulkTape(Protocol):
     """A tape that also writes runs of words, little-endian uint64 [count]."""
 
-    def word(self, domain: Domain, stream: int, index: int) -> int: ...
+    def word(self, domain: Domain, stream: int, index: int) -> int:
+        """Return the word at an address, 0 <= word < 2**64."""
+        ...
 
-    def fill(self, words: Words, domain: Domain, stream: int, start: int) -> None: ...
+    def fill(self, words: Words, domain: Domain, stream: int, start: int) -> None:
+        """Return nothing, and overwrite the array with words start, start + 1, ... of a stream."""
+        ...
 
 
 def domain_key(seed: bytes, domain: Domain) -> bytes:
@@ -68,14 +72,14 @@ class SeededTape:
         """
         check_addresses(stream, start, words.size)
         block, skipped = divmod(start, constants.WORDS_PER_BLOCK)
-        # Layout of OpenSSL's 16-byte nonce: block counter (4 bytes, little-endian) || RFC 8439 nonce (12 bytes).
+        # Layout of OpenSSL's nonce: block counter (4 bytes, little-endian) || RFC 8439 nonce (12 bytes).
         nonce = block.to_bytes(4, "little") + stream.to_bytes(12, "little")
         encryptor = Cipher(algorithms.ChaCha20(self._keys[domain], nonce), mode=None).encryptor()
         encryptor.update(bytes(8 * skipped))
-        octets = words.view(np.uint8)
-        for first in range(0, octets.size, len(ZEROS)):
+        octets = words.view(np.uint8).data
+        for first in range(0, len(octets), len(ZEROS)):
             piece = octets[first : first + len(ZEROS)]
-            encryptor.update_into(ZEROS[: piece.size], piece)
+            encryptor.update_into(ZEROS[: len(piece)], piece)
 
 
 def check_addresses(stream: int, start: int, count: int) -> None:
@@ -103,6 +107,7 @@ def field_elements(tape: Tape, domain: Domain, stream: int, start: int, count: i
     Implements: TAP-R3, TAP-R4.
     Refuses: STREAM_OUT_OF_RANGE, COUNTER_OVERFLOW.
     """
+    _check_elements(stream, start, count)
     elements = np.empty(count, dtype=np.int64)
     draw_into(elements, tape, domain, stream, start, modulus)
     return elements
@@ -111,30 +116,38 @@ def field_elements(tape: Tape, domain: Domain, stream: int, start: int, count: i
 def draw_into(elements: Elements, tape: Tape, domain: Domain, stream: int, start: int, modulus: int) -> None:
     """Return nothing, and overwrite the array with elements start, start + 1, ... of a stream.
 
-    The words are drawn, cut and compared in place, so no byte is allocated.
+    Words are drawn, cut and compared in place: a page fault costs more than the words on its page.
 
     Refuses: STREAM_OUT_OF_RANGE, COUNTER_OVERFLOW.
     """
-    if stream >= 2**constants.RETRY_SHIFT:
-        raise Refused(Refusal.STREAM_OUT_OF_RANGE)
-    if start + elements.size > constants.ELEMENT_LIMIT:
-        raise Refused(Refusal.COUNTER_OVERFLOW)
+    _check_elements(stream, start, elements.size)
     for first in range(0, elements.size, CHUNK):
         _draw(elements[first : first + CHUNK], tape, domain, stream, start + first, modulus)
+
+
+def _check_elements(stream: int, start: int, count: int) -> None:
+    if stream >= 2**constants.RETRY_SHIFT:
+        raise Refused(Refusal.STREAM_OUT_OF_RANGE)
+    if start + count > constants.ELEMENT_LIMIT:
+        raise Refused(Refusal.COUNTER_OVERFLOW)
 
 
 def _draw(chunk: Elements, tape: Tape, domain: Domain, stream: int, start: int, modulus: int) -> None:
     words = chunk.view(WORD)
     fill(words, tape, domain, stream, start)
-    np.bitwise_and(words, 2 ** modulus.bit_length() - 1, out=chunk.view(np.uint64))
+    np.bitwise_and(words, _low_bits(modulus), out=chunk.view(np.uint64))
     if chunk.max() >= modulus:
         for i in np.flatnonzero(chunk >= modulus):
-            chunk[i] = _retried(tape, domain, stream + ((start + int(i) + 1) << constants.RETRY_SHIFT), modulus)
+            retry_stream = stream + ((start + int(i) + 1) << constants.RETRY_SHIFT)
+            chunk[i] = _retried(tape, domain, retry_stream, modulus)
 
 
 def _retried(tape: Tape, domain: Domain, retry_stream: int, modulus: int) -> int:
-    low_bits = 2 ** modulus.bit_length() - 1
     retry = 0
-    while (candidate := tape.word(domain, retry_stream, retry) & low_bits) >= modulus:
+    while (candidate := tape.word(domain, retry_stream, retry) & _low_bits(modulus)) >= modulus:
         retry += 1
     return candidate
+
+
+def _low_bits(modulus: int) -> int:
+    return (1 << modulus.bit_length()) - 1

@@ -91,6 +91,24 @@ def _rows(data: bytes, code: Literal["h", "i"], size: list[int]) -> list[array[i
     return [array(code, cells[start : start + width]) for start in range(0, len(cells), width)]
 
 
+RANGES = {
+    "weights": (-constants.WEIGHT_LIMIT, constants.WEIGHT_LIMIT),
+    "mantissa": (2 ** (constants.MANTISSA_BITS - 1), 2**constants.MANTISSA_BITS - 1),
+    "exponent": (-constants.EXPONENT_LIMIT, constants.EXPONENT_LIMIT),
+    "gains": (-(2**constants.GAIN_BITS), 2**constants.GAIN_BITS),
+}
+
+
+def check_range(name: str, rows: "list[array[int]]") -> None:
+    """Refuse a tensor of a model file with an entry out of its kind's range.
+
+    Implements: MDL-R11.
+    """
+    least, most = RANGES[name.rpartition(".")[2]]
+    if any(min(row) < least or max(row) > most for row in rows):
+        raise Refused(Refusal.MODEL_MALFORMED, f"{name} is out of range")
+
+
 def load(path: Path) -> Model:
     """Return the model of an integer file.
 
@@ -110,6 +128,7 @@ def load(path: Path) -> Model:
             tensors[name] = _rows(
                 content[start + first : start + last], TYPES[entry["dtype"]], entry["shape"]
             )
+            check_range(name, tensors[name])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Refused(Refusal.MODEL_MALFORMED, f"{path} is not an integer model file") from error
     return Model(shape, hashlib.sha256(content).digest(), tensors)

@@ -62,7 +62,7 @@ ATTENTION_LIMIT: Final = 2**40
 NORM_BITS: Final = 24
 """A row is renormalised to this many bits before it is squared."""
 NORM_SHIFT_FLOOR: Final = -8
-"""Least renormalising shift: keeps the epsilon term of a tiny row below 2**61."""
+"""Least renormalising shift: keeps the epsilon term of a tiny row at most 2**61."""
 NORM_FRACTION: Final = 20
 """Fractional bits of a normalised row before its gains."""
 EPSILON_FRACTION: Final = 48
@@ -95,6 +95,8 @@ CONTEXT_LIMIT: Final = 2**14
 """Longest context: a softmax average stays below 2**62."""
 HEAD_WIDTH_LIMIT: Final = 256
 """Widest attention head."""
+EXPONENT_LIMIT: Final = 2**10
+"""Largest absolute exponent in a model file: float32 needs less than 200."""
 VOCABULARY_LIMIT: Final = FRAME_LIMIT // 6
 """A row of logits, 6 bytes each, fits into one frame."""
 

@@ -1,0 +1,209 @@
+"""Masked and plain inference return the same logits, one token at a time or many at once."""
+
+import ast
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from inspect import getsource
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from veil_conformance import tiny_model
+from veil_optimized import model as fast
+from veil_optimized.enclave import Enclave, Masking
+from veil_optimized.session import Channel
+from veil_optimized.transport import LocalTransport
+from veil_optimized.worker import Worker, place
+from veil_reference import model, remo
+from veil_spec import constants
+from veil_spec.types import Row
+
+SHAPES = (tiny_model.SMALL, replace(tiny_model.SMALL, tied=False, heads=2, kv_heads=2, layers=1, inner=7))
+TOKENS = (3, 1, 4, 1, 5)
+PROFILES = (None, Fraction(1, 2))
+SEED = bytes(range(constants.SEED_BYTES))
+
+
+def small_models(folder: Path) -> Iterator[Path]:
+    """Yield the files of four small models: two shapes, two seeds."""
+    for number, (shape, seed) in enumerate(product(SHAPES, (b"a", b"b"))):
+        yield tiny_model.write(folder / f"{number}.safetensors", shape, seed)
+
+
+def uses(source: str, attribute: str) -> list[str]:
+    """Return the methods and functions of a module that read an attribute of that name, in order."""
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    return [f.name for f in functions if any(reads(node, attribute) for node in ast.walk(f))]
+
+
+def reads(node: ast.AST, attribute: str) -> bool:
+    """Return whether a node reads an attribute of that name."""
+    return isinstance(node, ast.Attribute) and node.attr == attribute
+
+
+@pytest.mark.requirement("MDL-G1")
+def test_the_decoder_reaches_its_linear_weights_only_through_products() -> None:
+    """The logits are a function of the file, the tokens and what `products` returns.
+
+    Given: the source of the reference's model (by machine: its syntax tree).
+    Then: weights are read by the embedding, by the plain product and by the masked one, and `products` is
+    called in one place. So two `products` that return equal integers give equal logits (argued: induction
+    over the calls).
+    Assuming: nothing.
+    Proves: MDL-G1.
+    Pins: veil_reference.model.Decoder d42a5ea8.
+    """
+    source = getsource(model)
+    assert sorted(set(uses(source, "weights"))) == ["__call__", "accumulate", "embed"]
+    assert uses(getsource(model.Decoder), "products") == ["__init__", "linear"]
+
+
+Pair = tuple[model.Group, tuple[int, ...]]
+
+
+def calls(path: Path) -> list[Pair]:
+    """Return every group and row that plain inference of the tokens multiplies."""
+    seen: list[Pair] = []
+
+    def products(group: model.Group, row: Row) -> Sequence[int]:
+        seen.append((group, tuple(row)))
+        return model.accumulate(group, row)
+
+    decoder = model.Decoder(model.load(path), products)
+    for token in TOKENS:
+        decoder.step(token)
+    return seen
+
+
+def same_products(pairs: Sequence[Pair], masked: model.Accumulate) -> bool:
+    """Return whether masked products equal plain ones for each group and row."""
+    return all(list(masked(group, row)) == list(model.accumulate(group, row)) for group, row in pairs)
+
+
+@pytest.mark.requirement("MDL-G1")
+def test_masked_products_equal_plain_products(tmp_path: Path) -> None:
+    """Every product of an inference comes back exactly through mask, multiply, verify and unmask.
+
+    Given: RMO-G4 for every row and group (proved in prove_masking.py); here the composition in the reference
+    on each call of four small models and on the largest rows, both profiles (checked).
+    Then: `Masked` may replace `accumulate`.
+    Assuming: nothing.
+    Proves: MDL-G1.
+    Pins: veil_reference.model.Masked.__call__ 81257681.
+    Pins: veil_reference.model.accumulate 3776e8f7.
+    """
+    for path in small_models(tmp_path):
+        pairs = calls(path)
+        largest = [
+            (group, tuple(constants.ACTIVATION_LIMIT * (-1) ** i for i in range(len(row))))
+            for group, row in pairs
+        ]
+        for rank in PROFILES:
+            assert same_products([*pairs, *largest], model.Masked(SEED, rank))
+
+
+@pytest.mark.requirement("MDL-G1")
+def test_masked_logits_equal_plain_logits(tmp_path: Path) -> None:
+    """The reference's logits through masks are its plain logits.
+
+    Given: four small models, five tokens, profiles `pad` and `rank` (checked; in general by the two claims
+    above).
+    Then: masking changes no bit of an output.
+    Assuming: nothing.
+    Proves: MDL-G1.
+    """
+    for path, rank in product(small_models(tmp_path), PROFILES):
+        assert model.masked_logits(path, TOKENS, SEED, rank) == model.logits(path, TOKENS)
+
+
+def splits(tokens: Sequence[int]) -> Iterator[list[list[int]]]:
+    """Yield every way to cut a sequence into consecutive pieces."""
+    for cuts in product((False, True), repeat=len(tokens) - 1):
+        pieces = [[tokens[0]]]
+        for token, cut in zip(tokens[1:], cuts, strict=True):
+            if cut:
+                pieces.append([token])
+            else:
+                pieces[-1].append(token)
+        yield pieces
+
+
+def in_pieces(decoder: fast.Decoder, pieces: Sequence[list[int]]) -> list[list[int]]:
+    """Return the logits of every position, each piece computed at once."""
+    logits = torch.cat([decoder.step(piece, every_position=True) for piece in pieces])
+    rows: list[list[int]] = logits.tolist()
+    return rows
+
+
+def every_split_agrees(path: Path, expected: list[list[int]]) -> bool:
+    """Return whether all 16 ways to cut the five tokens give the expected logits."""
+    loaded = fast.load(path)
+    return all(in_pieces(fast.Decoder(loaded), pieces) == expected for pieces in splits(TOKENS))
+
+
+@pytest.mark.requirement("MDL-G1")
+def test_many_tokens_at_once_give_the_logits_of_one_at_a_time(tmp_path: Path) -> None:
+    """A row's logits do not depend on which other rows are computed with it.
+
+    Given: four small models, all 16 ways to cut five tokens (checked). In general every function but
+    attention works row by row, attention gives a later position the weight 0 and a peak that ignores it, and
+    every sum is exact (FXP-G1, RMO-G4), so that neither its order nor its neighbours matter (argued).
+    Then: batches of the optimized code return the reference's words of one token at a time.
+    Assuming: nothing.
+    Proves: MDL-G1.
+    Pins: veil_optimized.model.Decoder.attention f2ee5ac2.
+    Pins: veil_optimized.fixed_point.softmax_average bf9ba9d7.
+    """
+    for path in small_models(tmp_path):
+        assert every_split_agrees(path, model.logits(path, TOKENS))
+
+
+def through_enclave(path: Path, rank: Fraction | None, pieces: Sequence[list[int]]) -> list[list[int]]:
+    """Return the logits of every position by an enclave and a worker in one process."""
+    loaded = fast.load(path)
+    worker = Worker(place(loaded, "cpu"), loaded.digest)
+    masking = Masking("pad" if rank is None else "rank", rank, seed=SEED)
+    with Channel(LocalTransport(worker.handle), bytes(constants.EPOCH_BYTES)) as channel:
+        enclave = Enclave(loaded, channel, masking)
+        enclave.open()
+        return in_pieces(fast.Decoder(loaded, enclave.products), pieces)
+
+
+@pytest.mark.requirement("MDL-G1")
+def test_masked_batches_give_the_plain_logits(tmp_path: Path) -> None:
+    """An enclave with a worker returns the plain logits for every cut of the tokens into batches.
+
+    Given: one small model, all 16 cuts, profiles `pad` and `rank` (checked).
+    Then: masks, batches and plain inference agree in every bit.
+    Assuming: nothing.
+    Proves: MDL-G1.
+    """
+    path = next(small_models(tmp_path))
+    expected = model.logits(path, TOKENS)
+    for rank, pieces in product(PROFILES, splits(TOKENS)):
+        assert through_enclave(path, rank, pieces) == expected
+
+
+def test_negative_control_a_small_field_or_a_look_ahead_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same checks reject masks over a field in which products wrap, and attention to later positions.
+
+    Controls: MDL-G1.
+    """
+    path = next(small_models(tmp_path))
+    expected = model.logits(path, TOKENS)
+    small: Callable[[object], int] = lambda weights: 251  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "PRIMES", (251,))
+        patch.setattr(remo, "choose_modulus", small)
+        assert not same_products(calls(path), model.Masked(SEED))
+        assert model.masked_logits(path, TOKENS, SEED, None) != expected
+    everything: Callable[[fast.Decoder, int], torch.Tensor] = lambda decoder, count: torch.ones(  # noqa: E731
+        count, decoder.position + count, dtype=torch.bool
+    )
+    monkeypatch.setattr(fast.Decoder, "_visible", everything)
+    assert not every_split_agrees(path, expected)
