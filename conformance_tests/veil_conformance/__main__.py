@@ -1,4 +1,4 @@
-"""`python -m veil_conformance --impl module[:factory]`: every requirement, against anyone's implementation."""
+"""`python -m veil_conformance --impl module[:factory]`: every requirement, on any implementation."""
 
 import argparse
 import sys
@@ -13,13 +13,15 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line's options."""
     options = argparse.ArgumentParser("python -m veil_conformance", description=__doc__)
     options.add_argument("--impl", required=True, metavar="MODULE[:FACTORY]", help="what to test")
-    options.add_argument("--hypothesis-profile", choices=("ci", "audit"), default="ci", help="100 or 10,000 examples")
+    options.add_argument(
+        "--hypothesis-profile", choices=("ci", "audit"), default="ci", help="100 or 10,000 examples"
+    )
     options.add_argument("--junit", metavar="FILE", help="also write a JUnit report")
     return options
 
 
 def report(suite: runner.Suite, status: int) -> bool:
-    """Print a line for each requirement and the verdict; return whether the implementation conforms."""
+    """Return whether the implementation conforms; print a line for each requirement, and the verdict."""
     verdicts = suite.verdicts()
     for name, verdict in verdicts.items():
         if name != runner.UNMARKED or verdict != "PASS":
@@ -33,7 +35,7 @@ def report(suite: runner.Suite, status: int) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if the implementation conforms in all that it claims, 1 if not, 2 if there is nothing to test."""
+    """Return 0 if the implementation conforms in what it claims, 1 if not, 2 if there is nothing to test."""
     chosen = parser().parse_args(arguments)
     try:
         implementation = loading.load(chosen.impl)

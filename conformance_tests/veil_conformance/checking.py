@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from math import floor
 from typing import Final
 
 from hypothesis import settings
@@ -32,7 +33,7 @@ def examples(count: int) -> settings:
 
 def nearest(value: Fraction) -> int:
     """Return the nearest integer, halves up."""
-    return (value + Fraction(1, 2)).__floor__()
+    return floor(value + Fraction(1, 2))
 
 
 def clipped(value: int, limit: int) -> int:
@@ -89,5 +90,5 @@ def noise_tape(streams: Mapping[int, list[int]]) -> ListedTape:
 
 
 def halving_word(k: int) -> int:
-    """Return a word whose geometric draw with alpha 1/2 is k, 0 <= k < 63."""
-    return 2 ** (63 - k) - 1
+    """Return a word whose geometric draw with alpha 1/2 is k, 0 <= k < 64."""
+    return (1 << (64 - k)) - 1

@@ -7,7 +7,7 @@ from veil_conformance.checking import clipped, nearest
 from veil_conformance.tiny_model import Tensors
 from veil_spec import constants
 from veil_spec.interface import Implementation
-from veil_spec.types import ModelShape, Quantised, Row
+from veil_spec.types import ModelShape, Quantised, Row, Rows
 
 
 def scaled(value: int, shift: int, limit: int) -> int:
@@ -22,13 +22,15 @@ class Composed:
         self.impl = impl
         self.shape = shape
         self.tensors = tensors
-        self.cache: list[list[tuple[list[Quantised], list[Row]]]] = [[] for _ in range(shape.layers)]
+        self.cache: list[list[tuple[list[Quantised], Rows]]] = [[] for _ in range(shape.layers)]
 
     def linear(self, name: str, row: Quantised) -> list[int]:
         """Return a linear group's words (MDL-R5)."""
         wide = name.endswith((".o", ".down"))
         fraction, limit = (24, 2**46 - 1) if wide else (18, 2**30 - 1)
-        scales = zip(self.tensors[f"{name}.mantissa"].values, self.tensors[f"{name}.exponent"].values, strict=True)
+        scales = zip(
+            self.tensors[f"{name}.mantissa"].values, self.tensors[f"{name}.exponent"].values, strict=True
+        )
         rows = self.tensors[f"{name}.weights"].rows()
         sums = [sum(x * w for x, w in zip(row.values, channel, strict=True)) for channel in rows]
         return [
@@ -44,7 +46,9 @@ class Composed:
         """Return a token's words (MDL-R6)."""
         mantissa = self.tensors["embedding.mantissa"].values[token]
         shift = self.tensors["embedding.exponent"].values[token] - 24
-        return [scaled(w * mantissa, shift, 2**46 - 1) for w in self.tensors["embedding.weights"].rows()[token]]
+        return [
+            scaled(w * mantissa, shift, 2**46 - 1) for w in self.tensors["embedding.weights"].rows()[token]
+        ]
 
     def attention(self, layer: int, row: Quantised, position: int) -> Quantised:
         """Return the heads' averages (MDL-R7)."""

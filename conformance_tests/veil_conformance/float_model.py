@@ -46,7 +46,9 @@ def average(query: Vector, past: list[tuple[Vector, Vector]]) -> Vector:
 
 def logits(shape: ModelShape, tensors: Tensors, tokens: Sequence[int]) -> list[Vector]:
     """Return the real logits after each token."""
-    past: list[list[list[tuple[Vector, Vector]]]] = [[[] for _ in range(shape.kv_heads)] for _ in range(shape.layers)]
+    past: list[list[list[tuple[Vector, Vector]]]] = [
+        [[] for _ in range(shape.kv_heads)] for _ in range(shape.layers)
+    ]
     return [_step(shape, tensors, past, token, position) for position, token in enumerate(tokens)]
 
 
@@ -76,4 +78,6 @@ def _step(
         gated = [g / (1 + exp(-g)) * u for g, u in zip(both[: shape.inner], both[shape.inner :], strict=True)]
         fed = apply(matrix(tensors, f"{name}.down"), gated)
         stream = [a + b for a, b in zip(stream, fed, strict=True)]
-    return apply(matrix(tensors, "embedding" if shape.tied else "head"), norm(tensors, shape, "final_norm", stream))
+    return apply(
+        matrix(tensors, "embedding" if shape.tied else "head"), norm(tensors, shape, "final_norm", stream)
+    )

@@ -12,9 +12,9 @@ from veil_spec.interface import Implementation
 
 DEFAULT_FACTORY: Final = "implementation"
 """The factory where --impl names none."""
-OPERATIONS: Final = frozenset(name for name, member in vars(Implementation).items() if inspect.isfunction(member)) - {
-    name for name in vars(Implementation) if name.startswith("_")
-}
+OPERATIONS: Final = frozenset(
+    name for name, member in vars(Implementation).items() if inspect.isfunction(member)
+) - {name for name in vars(Implementation) if name.startswith("_")}
 """Every operation that an implementation may claim."""
 
 
@@ -51,10 +51,14 @@ def checked(found: object, name: str) -> Implementation:
             raise Unusable(f"{name}: the implementation has no {attribute} of type {kind.__name__}")
     implementation = cast(Implementation, found)
     if implementation.spec_version != __version__:
-        raise Unusable(f"{name} implements version {implementation.spec_version}; this suite tests {__version__}")
+        raise Unusable(
+            f"{name} implements version {implementation.spec_version}; this suite tests {__version__}"
+        )
     unknown = sorted(map(str, implementation.operations - OPERATIONS))
     if unknown or not implementation.operations:
-        raise Unusable(f"{name} claims {'unknown operations: ' + ', '.join(unknown) if unknown else 'no operation'}")
+        raise Unusable(
+            f"{name} claims {'unknown operations: ' + ', '.join(unknown) if unknown else 'no operation'}"
+        )
     return implementation
 
 

@@ -12,6 +12,7 @@ from typing import Final, cast
 import hypothesis
 import pytest
 
+from veil_conformance import fixtures
 from veil_conformance.loading import Claimed
 from veil_spec.interface import Implementation
 
@@ -43,10 +44,9 @@ class Suite:
     """Requirement to outcomes: passed, failed, skipped, error."""
     _requirement: dict[str, str] = field(default_factory=dict)
 
-    @pytest.fixture(scope="session")
-    def impl(self) -> Implementation:
-        """Return the implementation under test."""
-        return cast(Implementation, Claimed(self.implementation))
+    def pytest_configure(self, config: pytest.Config) -> None:
+        """Leave the implementation where the fixture `impl` finds it."""
+        config.stash[fixtures.SUBJECT] = cast(Implementation, Claimed(self.implementation))
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Note each test's requirement, and keep those that are asked for."""
@@ -103,14 +103,20 @@ def _own_settings() -> Iterator[None]:
 
 
 def run(suite: Suite, profile: str = "ci", arguments: Sequence[str] = (), files: Sequence[str] = ()) -> int:
-    """Return pytest's exit status after one run, over the named test files or all; outcomes are in `suite`."""
+    """Return pytest's exit status after one run, over the named files or all; outcomes are in `suite`."""
     paths = [str(ROOT / name) for name in files] or [str(path) for path in sorted(ROOT.glob("test_*.py"))]
-    fixed = ["-c", str(ROOT / "suite.ini"), f"--rootdir={ROOT}", f"--confcutdir={ROOT}", "--import-mode=importlib"]
+    fixed = [
+        "-c",
+        str(ROOT / "suite.ini"),
+        f"--rootdir={ROOT}",
+        f"--confcutdir={ROOT}",
+        "--import-mode=importlib",
+    ]
     quiet = ["-p", "no:cacheprovider", "-q", "--no-header", "--strict-markers", "--strict-config"]
     before = hypothesis.settings.get_current_profile_name()
     with _own_settings():
         hypothesis.settings.load_profile(profile)
         try:
-            return int(pytest.main([*fixed, *quiet, *arguments, *paths], plugins=[suite]))
+            return int(pytest.main([*fixed, *quiet, *arguments, *paths], plugins=[suite, fixtures]))
         finally:
             hypothesis.settings.load_profile(before)

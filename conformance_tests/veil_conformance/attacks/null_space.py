@@ -1,8 +1,8 @@
 """The null-space look-up: prompt tokens from what a worker saw, and the public model file.
 
 The rows of group 0 are C = X + S A mod p, X the normalised and quantised embeddings. A is public, so any N
-with A N = 0 gives C N = X N: a few such columns name the token. Where no row of the vocabulary fits, the guess
-is the nearest one to the centred ciphertext.
+with A N = 0 gives C N = X N: a few such columns name the token. Where no row of the vocabulary fits, the
+guess is the nearest one to the centred ciphertext.
 """
 
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a worker saw of group 0: the field, masked rows [n, width] and, under `rank`, the basis [m, width]."""
+    """What a worker saw of group 0: masked rows [n, width] over F_p and, under `rank`, the basis [m, width]."""
 
     modulus: int
     masked: Elements

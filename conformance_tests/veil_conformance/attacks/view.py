@@ -1,5 +1,6 @@
 """What a worker saw, read from a transcript frame by frame: a whole one may not fit into memory."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +62,12 @@ def heads(path: Path) -> Iterator[Head]:
 
 def _records(file: BinaryIO) -> Iterator[tuple[Head, bytes]]:
     """Yield each frame's head and its bytes; the file then stands after them."""
+    size = os.fstat(file.fileno()).st_size
     while record := file.read(transcript.RECORD.size):
         length = transcript.RECORD.unpack(record)[1] if len(record) == transcript.RECORD.size else 0
         data = file.read(wire.HEADER_BYTES)
-        if len(data) < wire.HEADER_BYTES or length < len(data) or record[0] not in (0, 1):
+        whole = wire.HEADER_BYTES == len(data) <= length <= size - file.tell() + len(data)
+        if not whole or record[0] not in Direction.__members__.values():
             raise Refused(Refusal.FRAME_MALFORMED, "the transcript ends inside a record")
         _, _, kind, _, group, step, first_row, rows, total_rows, columns, width, _ = wire.HEADER.unpack(data)
         about = (kind, group, step, first_row, rows, total_rows, columns, width)
@@ -84,7 +87,7 @@ def frames(path: Path, group: int) -> Iterator[Frame]:
 
 
 def messages(path: Path, group: int) -> Iterator[Elements]:
-    """Yield the rows of each message of one group to the worker, in order. Refuses: as `frames` and `join`."""
+    """Yield the rows of each message of a group to the worker, in order. Refuses: as `frames` and `join`."""
     modulus = header(path).fields[group]
     message: wire.Reassembly | None = None
     for frame in frames(path, group):

@@ -72,7 +72,7 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """What the frames to a worker are: their heads follow from the prompt's length, the rest is field elements."""
+    """What a worker is sent: frames whose heads follow from the prompt's length, and field elements."""
 
     frames: int
     bytes: int

@@ -122,13 +122,13 @@ def judged(root: Path, report: Path) -> dict[str, Proof]:
 
 
 def _environment() -> dict[str, str]:
-    """Return this process's environment, its import path made absolute."""
+    """Return this process's environment: its import path made absolute, one thread a process."""
     path = os.pathsep.join(str(Path(entry).resolve()) for entry in sys.path if entry)
-    return os.environ | {"PYTHONPATH": path}
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 class Evidence:
-    """The runs behind "proved" and "checked": they start at once, `proofs` and `conformance` wait for them."""
+    """The runs behind "proved" and "checked": they start at once; `proofs` and `conformance` wait."""
 
     def __init__(self, root: Path | None, scratch: Path) -> None:
         self._root, self._scratch = root, scratch

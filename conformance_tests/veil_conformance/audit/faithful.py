@@ -46,7 +46,9 @@ class FloatModel:
 
     def __init__(self, checkpoint: Path) -> None:
         from transformers import AutoModelForCausalLM, GgufConfig  # slow to import
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         where = {"pretrained_model_name_or_path": checkpoint, "dtype": torch.float32}
         if checkpoint.is_file():
             where["pretrained_model_name_or_path"] = checkpoint.parent

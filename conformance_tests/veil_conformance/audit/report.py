@@ -12,6 +12,7 @@ import jsonschema
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 from rich.table import Table
+from rich.text import Text
 
 from veil_conformance.audit import picture
 
@@ -189,7 +190,5 @@ def verdict_table(claims: Sequence[Claim]) -> Table:
     for claim in claims:
         colour = COLOURS[claim.verdict]
         title = claim.title if len(claim.title) <= 160 else claim.title[:157] + "..."
-        table.add_row(
-            claim.id, claim.kind, f"[{colour}]{SHOWN[claim.verdict]}[/]", Markup("{}").format(title)
-        )
+        table.add_row(claim.id, claim.kind, Text(SHOWN[claim.verdict], colour), Text(title))
     return table

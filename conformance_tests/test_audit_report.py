@@ -1,0 +1,374 @@
+"""The audit on a small model, its report against itself, and what each of its checks refuses."""
+
+import copy
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Final
+
+import jsonschema
+import pytest
+import torch
+from rich.console import Console
+
+import tiny_checkpoint
+from veil.importer import import_model
+from veil.text import Text
+from veil_conformance import tiny_model
+from veil_conformance.audit import decoding, evidence, faithful, lying, report, statistics
+from veil_conformance.audit.attacking import Outcome
+from veil_conformance.audit.options import Options
+from veil_conformance.audit.report import Claim, Json
+from veil_conformance.audit.run import audit
+from veil_optimized.model import load
+from veil_spec.refusals import Refusal
+
+VOID: Final = {"meta", "img", "br", "link", "input", "hr"}
+SHOWN_VERDICTS: Final = {"holds": "holds", "FAILS": "fails", "not claimed": "not_claimed"}
+NUMBER: Final = re.compile(r"(?<![\w.\-/])[-+]?\d[\d.,]*(?![\w\-/])")
+"""A number that stands alone: not part of a word, an ID or a path."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of one whole audit of a tiny model, proofs and suite left out."""
+    base = tmp_path_factory.mktemp("audit")
+    checkpoint = tiny_checkpoint.write(base / "checkpoint")
+    import_model(checkpoint, base / "model")
+    options = Options(
+        model=base / "model",
+        checkpoint=checkpoint,
+        words=Text(base / "model"),
+        output=base / "report",
+        console=Console(quiet=True),
+        new_tokens=6,
+        attacked_tokens=340,
+        suites=False,
+    )
+    (base / "held").write_text(str(audit(options)))
+    return base
+
+
+@pytest.fixture(scope="module")
+def content(folder: Path) -> dict[str, Json]:
+    """Return report.json."""
+    read: dict[str, Json] = json.loads((folder / "report" / "report.json").read_text("utf-8"))
+    return read
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> str:
+    """Return report.html."""
+    return (folder / "report" / "report.html").read_text("utf-8")
+
+
+class Reader(HTMLParser):
+    """Splits a page into keyed texts and the rest; notes headings, tags and addresses."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.keyed: list[tuple[str, str]] = []
+        self.loose: list[str] = []
+        self.headings: list[str] = []
+        self.tags: set[str] = set()
+        self.addresses: list[str] = []
+        self._open: list[tuple[str, str | None]] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.tags.add(tag)
+        self.addresses += [str(named[name]) for name in ("src", "href") if name in named]
+        if tag in VOID:
+            return
+        self._open.append((tag, named.get("data-key")))
+        if named.get("data-key") is not None:
+            self.keyed.append((str(named["data-key"]), ""))
+        if tag == "h2":
+            self.headings.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, text: str) -> None:
+        tag, key = self._open[-1] if self._open else ("", None)
+        if key is not None:
+            self.keyed[-1] = (key, self.keyed[-1][1] + text)
+        elif tag not in ("style", "title"):
+            self.loose.append(text)
+        if tag == "h2":
+            self.headings[-1] += text
+
+
+def value_at(content: Json, key: str) -> Json:
+    """Return the value under a dotted key; a name in it may contain dots."""
+    if not key:
+        return content
+    if isinstance(content, Mapping):
+        for name in content:
+            if key == name or key.startswith(name + "."):
+                return value_at(content[name], key[len(name) + 1 :])
+        raise KeyError(key)
+    assert isinstance(content, list)
+    index, _, rest = key.partition(".")
+    return value_at(content[int(index)], rest)
+
+
+def same(text: str, value: Json) -> bool:
+    """Return whether a shown text says a value: exactly, or rounded to its last digit."""
+    if isinstance(value, bool):
+        return text == ("yes" if value else "no")
+    if not isinstance(value, int | float):
+        return SHOWN_VERDICTS.get(text, text) == value
+    scale = 100 if text.endswith(" %") else 1
+    read = Decimal(text.removesuffix(" %").replace(",", ""))
+    exponent = read.as_tuple().exponent
+    assert isinstance(exponent, int)
+    if isinstance(value, int) and scale == 1:
+        return read == value
+    return abs(read - Decimal(value) * scale) <= Decimal(5).scaleb(exponent - 1)
+
+
+def problems(page: str, content: Json) -> Iterator[str]:
+    """Yield what the page shows and report.json does not say."""
+    reader = Reader(page)
+    for key, text in reader.keyed:
+        if not same(text, value_at(content, key)):
+            yield f"{key}: {text}"
+    for text in reader.loose:
+        yield from (f"a number of no key: {number}" for number in NUMBER.findall(text))
+
+
+def test_the_audit_holds_on_a_small_model(folder: Path, content: dict[str, Json]) -> None:
+    verdicts = {value_at(claim, "id"): value_at(claim, "verdict") for claim in as_list(content["claims"])}
+    assert (folder / "held").read_text() == "True"
+    assert {name for name, verdict in verdicts.items() if verdict != "holds"} == {
+        "guarantees",
+        "reference-conforms",
+        "optimized-conforms",
+    }
+    assert not list((folder / "report").glob(".*"))
+
+
+def as_list(value: Json) -> list[Json]:
+    assert isinstance(value, list)
+    return value
+
+
+def test_every_claim_and_every_number_of_the_page_is_the_reports(page: str, content: dict[str, Json]) -> None:
+    assert list(problems(page, content)) == []
+    keys = {key for key, _ in Reader(page).keyed}
+    for number, claim in enumerate(as_list(content["claims"])):
+        assert isinstance(claim, dict)
+        shown = {f"claims.{number}.{name}" for name in ("id", "title", "kind", "verdict", "evidence")}
+        figures = {f"claims.{number}.figures.{name}" for name in as_dict(claim["figures"])}
+        assert shown | figures <= keys
+    for section in ("cost", "bit_identity", "epsilon", "verdict"):
+        hidden = {"verdict.all_hold"}
+        assert {f"{section}.{name}" for name in as_dict(content[section])} - hidden <= keys
+    for number, attack in enumerate(as_list(content["attacks"])):
+        for name in ("attack", "profile", "m_over_d", "recovered", "chance", "tokens", "expected"):
+            assert f"attacks.{number}.{name}" in keys
+        assert (f"attacks.{number}.paired.p_value" in keys) == (value_at(attack, "paired") is not None)
+
+
+def as_dict(value: Json) -> dict[str, Json]:
+    assert isinstance(value, dict)
+    return value
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["cost.masked_s", "attacks.0.recovered", "claims.0.verdict", "claims.1.title", "faithful.positions"],
+)
+def test_a_page_of_another_report_is_noticed(page: str, content: dict[str, Json], key: str) -> None:
+    other = copy.deepcopy(content)
+    place, _, name = key.rpartition(".")
+    old = as_dict(value_at(other, place))[name]
+    new: Json = old * 1.01 + 1 if isinstance(old, int | float) else f"{old}s"
+    as_dict(value_at(other, place))[name] = new
+    assert [problem.partition(":")[0] for problem in problems(page, other)] == [key]
+
+
+def test_a_number_without_a_key_is_noticed(page: str, content: dict[str, Json]) -> None:
+    changed = page.replace("<h2>Cost</h2>", "<h2>Cost</h2><p>It is 1.5 times as slow.</p>")
+    assert list(problems(changed, content)) == ["a number of no key: 1.5"]
+
+
+def test_the_page_has_its_order_and_stands_alone(page: str) -> None:
+    reader = Reader(page)
+    assert reader.headings == [
+        "What is and is not protected",
+        "Claims",
+        "The picture",
+        "Attacks",
+        "Cost",
+        "Environment",
+    ]
+    assert page.index('class="verdict') < page.index("<h2>")
+    assert not reader.tags & {"script", "link", "iframe", "object", "embed", "base"}
+    assert not [where for where in reader.addresses if re.match(r"(?!data:image/svg)[a-z]+:|//|/", where)]
+    assert not re.search(r"@import|url\(|\son[a-z]+=", page)
+    assert sum(where.startswith("data:image/svg+xml;base64,") for where in reader.addresses) == 2
+
+
+def test_links_lead_to_files_of_the_tree(folder: Path, page: str, root: Path) -> None:
+    targets = [where for where in Reader(page).addresses if not where.startswith("data:")]
+    assert targets
+    for target in targets:
+        assert (folder / "report" / target).resolve().is_relative_to(root)
+        assert (folder / "report" / target).exists(), target
+
+
+def test_text_of_the_model_cannot_become_markup(content: dict[str, Json]) -> None:
+    other = copy.deepcopy(content)
+    as_dict(as_list(other["generations"])[0])["answer"] = "<script>alert(1)</script>"
+    assert "<script" not in report.render(other)
+
+
+@pytest.mark.parametrize("section", ["claims", "attacks", "cost", "verdict", "environment"])
+def test_a_report_without_a_section_is_refused(content: dict[str, Json], section: str) -> None:
+    report.validate(content)
+    for other in ({k: v for k, v in content.items() if k != section}, content | {section: None}):
+        with pytest.raises(jsonschema.ValidationError):
+            report.validate(other)
+    with pytest.raises(jsonschema.ValidationError):
+        report.validate(content | {"unknown": 1})
+
+
+def test_a_report_that_is_refused_is_not_written(tmp_path: Path, content: dict[str, Json]) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        report.write(content | {"claims": []}, tmp_path / "out", None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_failing_claim_fails_the_audit() -> None:
+    claims = [Claim(name, "t", "checked", "holds", "e") for name in ("first", "second")]
+    assert report.overall(claims, "m")["all_hold"] is True
+    failing = [*claims, Claim("third", "t", "checked", "fails", "e")]
+    assert report.overall(failing, "m")["all_hold"] is False
+    assert "third" in str(report.overall(failing, "m")["sentence"])
+    assert report.overall([Claim("none", "t", "proved", "not_claimed", "e")], "m")["all_hold"] is False
+
+
+def test_intervals_are_exact() -> None:
+    low, high = statistics.clopper_pearson(0, 300)
+    assert low == 0 and high == pytest.approx(1 - 0.025 ** (1 / 300))
+    low, high = statistics.clopper_pearson(300, 300)
+    assert high == 1 and low == pytest.approx(0.025 ** (1 / 300))
+    low, high = statistics.clopper_pearson(1, 2)
+    assert (low, high) == pytest.approx((1 - 0.975**0.5, 0.975**0.5))
+
+
+def test_a_better_attack_is_told_from_an_equal_one() -> None:
+    equal = statistics.paired([True, False] * 50, [False, True] * 50)
+    assert (equal.only_first, equal.only_second) == (50, 50)
+    assert equal.p_value > 0.5 and equal.interval[0] < 0 < equal.interval[1]
+    better = statistics.paired([True] * 20 + [False] * 80, [False] * 100)
+    assert better.p_value == pytest.approx(2.0**-20) and better.interval[0] > 0
+    assert statistics.paired([False] * 9, [False] * 9).p_value == 1
+
+
+def outcome(hits: int, tokens: int, expected: str) -> Outcome:
+    right = tuple(number < hits for number in range(tokens))
+    versus = statistics.paired(right, [False] * tokens) if expected == "chance" else None
+    return Outcome("rank", Fraction(1, 2), right, 0.01, expected, versus)
+
+
+def test_attacks_are_judged() -> None:
+    assert outcome(297, 300, "broken").holds
+    assert not outcome(296, 300, "broken").holds
+    assert not outcome(299, 299, "broken").holds
+    assert outcome(0, 300, "chance").holds
+    assert outcome(3, 300, "chance").holds
+    assert not outcome(30, 300, "chance").holds
+
+
+@pytest.mark.parametrize(("gap", "holds"), [(0.005, True), (0.02, False)])
+def test_a_flip_holds_only_at_a_near_tie(gap: float, holds: bool) -> None:
+    real = torch.tensor([[1.0, 0.0, -1.0], [0.0, 2.0, 2.0 + gap]])
+    integer = (torch.tensor([[1.0, 0.0, -1.0], [0.0, 2.0 + 2 * gap, 2.0]]) * 2**18).round().to(torch.int64)
+    found = faithful.compare([(integer, real)])
+    assert (found.positions, found.greedy_equal, found.holds) == (2, 1, holds)
+    (flip,) = found.flips
+    assert (flip.position, flip.integer_token, flip.float_token) == (1, 1, 2)
+    assert flip.gap == pytest.approx(gap, rel=1e-3)
+    assert found.max_logit_error == pytest.approx(2 * gap, rel=1e-3)
+
+
+def test_one_different_word_is_counted() -> None:
+    tally = decoding.Tally()
+    rows = torch.arange(12).reshape(3, 4)
+    tally.add(rows, rows)
+    assert (tally.positions, tally.mismatches) == (3, 0)
+    other = rows.clone()
+    other[1, 2] += 1
+    tally.add(rows, other)
+    tally.add(rows, rows[:2])
+    assert (tally.positions, tally.mismatches) == (8, 1 + 4)
+
+
+def test_lies_are_caught_and_an_honest_answer_is_no_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(tiny_model.write(tmp_path / "integer.safetensors", tiny_model.SMALL, b"lies"))
+    assert [each for each in lying.expose(model, [1, 2, 3]) if not each.holds] == []
+    monkeypatch.setattr(lying, "LIES", ((lying.honest, Refusal.CHECK_FAILED),))
+    (uncaught,) = lying.expose(model, [1, 2, 3])
+    assert uncaught.refusal is None and not uncaught.holds
+
+
+PROVE = '''
+def test_step() -> None:
+    """Proves: RMO-G1, RMO-G2."""
+
+def test_control() -> None:
+    """Controls: RMO-G1."""
+'''
+CASE = '<testcase classname="proofs.prove_x" name="{}">{}</testcase>'
+
+
+def judged(root: Path, **cases: str) -> dict[str, evidence.Proof]:
+    (root / "proofs").mkdir(exist_ok=True)
+    (root / "proofs" / "prove_x.py").write_text(PROVE, "utf-8")
+    lines = "".join(CASE.format(name, inner) for name, inner in cases.items())
+    (root / "proofs.xml").write_text(f"<testsuites><testsuite>{lines}</testsuite></testsuites>", "utf-8")
+    return evidence.judged(root, root / "proofs.xml")
+
+
+def test_a_guarantee_needs_a_proof_and_a_control_that_pass(tmp_path: Path) -> None:
+    good = judged(tmp_path, test_step="", test_control="")
+    assert good["RMO-G1"].holds and not good["RMO-G2"].holds
+    assert good["RMO-G1"].files == {"proofs/prove_x.py"}
+    for broken in ("<failure/>", "<error/>", "<skipped/>"):
+        assert not judged(tmp_path, test_step=broken, test_control="")["RMO-G1"].holds
+        assert not judged(tmp_path, test_step="", test_control=broken)["RMO-G1"].holds
+    assert not judged(tmp_path, test_step="")["RMO-G1"].holds
+    (tmp_path / "proofs.xml").unlink()
+    assert not evidence.judged(tmp_path, tmp_path / "proofs.xml")["RMO-G1"].holds
+
+
+def test_every_guarantee_of_the_specification_is_listed(root: Path) -> None:
+    lines = [line for page in (root / "spec").glob("*.md") for line in page.read_text("utf-8").splitlines()]
+    stated = {line[2:].partition("**")[0] for line in lines if re.match(r"\*\*[A-Z]{3}-G\d+\*\* ", line)}
+    assert {guarantee.id for guarantee in evidence.guarantees(root)} == stated != set()
+
+
+def test_a_promise_whose_claim_fails_is_not_shown(content: dict[str, Json]) -> None:
+    protected = as_list(as_dict(content["protection"])["protected"])
+    # The proofs were left out of this run, so no promise that rests on one may be shown.
+    shown = {value_at(promise, "shown") for promise in protected}
+    assert shown == {False}
+
+
+def test_a_conformance_run_needs_every_requirement() -> None:
+    good = evidence.Conformance("veil_reference", 50, 0, 0, 0, "conforms")
+    assert good.holds
+    for bad in ({"failed": 1}, {"not_claimed": 1}, {"status": 1}, {"passed": 0}):
+        assert not replace(good, **bad).holds

@@ -1,0 +1,261 @@
+"""Every claim of the audit, with the verdict that the measurements give it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+import torch
+
+from veil_conformance.audit import attacking, evidence, faithful, lying
+from veil_conformance.audit.attacking import Attacked
+from veil_conformance.audit.decoding import Decoded, Tally
+from veil_conformance.audit.options import NOMINAL_EPSILON, Options
+from veil_conformance.audit.report import Claim, verdict
+from veil_optimized.model import Model
+from veil_spec import constants
+from veil_spec.types import Certificate
+
+LEAST_PROMPTS: Final = 4
+LEAST_REFERENCE_POSITIONS: Final = 2
+
+
+@dataclass
+class Found:
+    """Everything that the audit measured."""
+
+    decoded: Decoded
+    reference: Tally
+    faithful: faithful.Comparison
+    attacked: Attacked
+    caught: list[lying.Caught]
+    certificate: Certificate
+    certificates_agree: bool
+    alpha: Fraction
+    proofs: dict[str, evidence.Proof] | None
+    conformance: list[evidence.Conformance] | None
+
+
+def _proved(options: Options, found: Found) -> Iterator[Claim]:
+    """Yield one claim for each guarantee of the specification."""
+    if options.root is None or found.proofs is None:
+        yield Claim(
+            "guarantees",
+            "The guarantees of the specification are proved.",
+            "proved",
+            "not_claimed",
+            "The proofs were not run: they need the source tree, where `make audit` runs them.",
+        )
+        return
+    tests = evidence.tests_of(options.root)
+    for guarantee in evidence.guarantees(options.root):
+        proof = found.proofs.get(guarantee.id, evidence.Proof(failed=1))
+        yield Claim(
+            guarantee.id,
+            guarantee.text,
+            "proved",
+            verdict(proof.holds),
+            "Each step of the proof is a test; a control shows that the same check refutes a false claim.",
+            {"steps passed": proof.proofs, "controls passed": proof.controls, "failed": proof.failed},
+            [guarantee.page],
+            sorted(proof.files),
+            tests.get(guarantee.id, []),
+        )
+
+
+def _conforming(found: Found) -> Iterator[Claim]:
+    for name in evidence.IMPLEMENTATIONS:
+        suite = next((run for run in found.conformance or [] if run.implementation == name), None)
+        yield Claim(
+            f"{name.removeprefix('veil_')}-conforms",
+            f"`{name}` meets every requirement of the specification that a test can decide.",
+            "checked",
+            "not_claimed" if suite is None else verdict(suite.holds),
+            "The suite was not run." if suite is None else suite.said,
+            {}
+            if suite is None
+            else {"passed": suite.passed, "failed": suite.failed, "not claimed": suite.not_claimed},
+            ["spec/README.md"],
+            [],
+            ["conformance_tests/README.md"],
+        )
+
+
+def _identity(options: Options, found: Found) -> Iterator[Claim]:
+    tally, told = found.decoded.identity, found.decoded.told
+    enough = len(told) >= LEAST_PROMPTS and all(len(each.tokens) == options.new_tokens for each in told)
+    yield Claim(
+        "masked-equals-plain",
+        "Every logit of masked generation, through a worker process, equals that of the plain integer model.",
+        "measured",
+        verdict(tally.mismatches == 0 and enough),
+        "Compared twice: with the plain model token by token, and with whole sequences at once.",
+        {"prompts": len(told), "positions": tally.positions, "different words": tally.mismatches},
+        ["spec/remo.md", "spec/model.md"],
+        ["proofs/prove_masking.py"],
+        ["conformance_tests/veil_conformance/audit/decoding.py"],
+    )
+    slow = found.reference
+    yield Claim(
+        "optimized-equals-reference",
+        "Every logit of the optimized model equals that of the reference, through all layers.",
+        "measured",
+        verdict(slow.mismatches == 0 and slow.positions >= LEAST_REFERENCE_POSITIONS),
+        "The reference is plain Python integers and shares no code with the optimized model.",
+        {"positions": slow.positions, "different words": slow.mismatches},
+        ["spec/model.md", "spec/fixed_point.md"],
+        [],
+        ["conformance_tests/veil_conformance/audit/run.py"],
+    )
+    close = found.faithful
+    yield Claim(
+        "faithful",
+        "The integer model's greedy token is the float32 model's, or that one was all but undecided.",
+        "measured",
+        verdict(close.holds),
+        "Transformers in float32 is fed the integer model's own tokens. Each difference is listed below.",
+        {
+            "positions": close.positions,
+            "equal": close.greedy_equal,
+            "largest gap of a difference": max((flip.gap for flip in close.flips), default=0.0),
+            "largest gap allowed": faithful.GAP_LIMIT,
+        },
+        ["spec/model.md"],
+        [],
+        ["conformance_tests/veil_conformance/audit/faithful.py"],
+    )
+
+
+def _attacks(found: Found) -> Iterator[Claim]:
+    for outcome in found.attacked.outcomes:
+        figures: dict[str, str | float | bool] = {
+            "tokens": len(outcome.right),
+            "recovered": sum(outcome.right),
+        }
+        if outcome.profile == "rank":
+            yield Claim(
+                f"rank-leaks-{outcome.m_over_d}",
+                f"From profile `rank` at m/d {outcome.m_over_d}, the null-space look-up reads the prompt.",
+                "measured",
+                verdict(outcome.holds),
+                "The published profile is not private. The attacker has the transcript and the public model.",
+                figures | {"share needed": attacking.BROKEN},
+                ["spec/remo.md"],
+                ["proofs/prove_rank_leaks.py"],
+                ["conformance_tests/test_attacks.py"],
+            )
+        elif outcome.comparison is not None:
+            versus = outcome.comparison
+            yield Claim(
+                f"pad-hides-{outcome.m_over_d}",
+                f"From profile `pad`, the same attack (basis of m/d {outcome.m_over_d}) gets no more than "
+                "from uniform noise.",
+                "measured",
+                verdict(outcome.holds),
+                "The same tokens, the same basis, a transcript of uniform elements: an exact paired test.",
+                figures
+                | {
+                    "right only here": versus.only_first,
+                    "right only on noise": versus.only_second,
+                    "p-value": versus.p_value,
+                },
+                ["spec/remo.md"],
+                ["proofs/prove_masking.py"],
+                ["conformance_tests/test_attacks.py"],
+            )
+
+
+def _traffic(model: Model, found: Found) -> Iterator[Claim]:
+    exposed, cost = found.attacked.exposure, found.decoded.cost
+    yield Claim(
+        "frames-follow-lengths",
+        "All that a worker is sent but field elements follows from the shapes and the number of tokens.",
+        "checked",
+        verdict(exposed.as_predicted),
+        "Every frame of a recorded prompt is compared with the one that lengths alone predict.",
+        {"frames": exposed.frames, "bytes": exposed.bytes},
+        ["spec/wire.md"],
+        [],
+        ["conformance_tests/test_process.py"],
+    )
+    yield Claim(
+        "one-ciphertext-per-input",
+        "A token takes one round trip for each distinct input of a linear layer.",
+        "measured",
+        verdict(cost.round_trips == len(model.groups) * cost.decoding_steps),
+        "Four for each layer and one for the head, counted over all decoding steps.",
+        {"round trips": cost.round_trips, "tokens": cost.decoding_steps},
+        ["spec/remo.md"],
+        [],
+        ["conformance_tests/veil_conformance/audit/decoding.py"],
+    )
+
+
+def _lies(found: Found) -> Claim:
+    met = {each.lie: f"{each.refusal}, {'silent' if each.silent else 'NOT SILENT'}" for each in found.caught}
+    return Claim(
+        "workers-that-lie",
+        "A worker that alters, repeats, reorders, cuts, mislabels or withholds an answer is refused by name.",
+        "checked",
+        verdict(bool(found.caught) and all(each.holds for each in found.caught)),
+        "Each lie is about the first product; the worker then receives no more than an honest one had by then.",
+        met,
+        ["spec/integrity.md", "spec/wire.md"],
+        ["proofs/prove_freivalds.py"],
+        ["conformance_tests/test_process.py"],
+    )
+
+
+def _fits(model: Model) -> Claim:
+    rooms, wide = [], 0
+    for group in model.groups:
+        largest = int(group.weights.to(torch.int64).abs().sum(-1).max()) * (constants.ACTIVATION_LIMIT + 1)
+        wide += 2 * largest > group.modulus - 1
+        rooms.append((group.modulus - 1) / (2 * largest) if largest else 1.0)
+    return Claim(
+        "products-fit",
+        "No product of any linear group can wrap around its field.",
+        "checked",
+        verdict(wide == 0),
+        "Recomputed in integers from the weights of every group, for the largest possible activations.",
+        {"groups": len(rooms), "that could wrap": wide, "least room, as a factor": min(rooms)},
+        ["spec/remo.md"],
+        ["proofs/prove_masking.py"],
+        ["conformance_tests/veil_conformance/audit/run.py"],
+    )
+
+
+def _certificate(found: Found) -> Claim:
+    stated = found.certificate
+    ordered = stated.exact <= stated.bound and Fraction(stated.epsilon_bound) <= Fraction(NOMINAL_EPSILON)
+    return Claim(
+        "certificate",
+        "For the toy table, exact epsilon is at most the bound, and the bound at most the nominal epsilon.",
+        "checked",
+        verdict(found.certificates_agree and ordered),
+        "Computed exactly, as rationals, by both implementations.",
+        {
+            "both implementations agree": found.certificates_agree,
+            "exact": float(stated.epsilon_exact),
+            "bound": float(stated.epsilon_bound),
+            "nominal": float(NOMINAL_EPSILON),
+        },
+        ["spec/accounting.md", "spec/noisy_max.md"],
+        ["proofs/prove_noisy_max.py"],
+        ["conformance_tests/veil_conformance/audit/run.py"],
+    )
+
+
+def claims(options: Options, model: Model, found: Found) -> list[Claim]:
+    """Return every claim with its verdict: measured ones first, then checked, then proved."""
+    made = [
+        *_identity(options, found),
+        *_attacks(found),
+        *_traffic(model, found),
+        _lies(found),
+        _fits(model),
+        _certificate(found),
+        *_conforming(found),
+        *_proved(options, found),
+    ]
+    return sorted(made, key=lambda claim: ("measured", "checked", "proved").index(claim.kind))

@@ -1,0 +1,215 @@
+"""What report.json says, from what was measured."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import torch
+
+import veil_spec
+from veil_conformance.audit import attacking, decoding, evidence, faithful, report, texts
+from veil_conformance.audit.claims import Found
+from veil_conformance.audit.decoding import Decoded
+from veil_conformance.audit.options import INTEGER_FILE, NOMINAL_EPSILON, TOY_TABLE, Options, Words
+from veil_conformance.audit.report import Claim, Json
+from veil_optimized import accounting
+from veil_optimized.model import Model
+
+PACKAGES: Final = ("torch", "transformers", "numpy", "grpcio")
+"""Whose releases the page names."""
+
+
+def _promises(
+    stated: Sequence[tuple[str, Sequence[str]]], made: Sequence[Claim]
+) -> Sequence[Mapping[str, Json]]:
+    holding = {claim.id for claim in made if claim.verdict == "holds"}
+    return [{"text": text, "claims": list(ids), "shown": holding.issuperset(ids)} for text, ids in stated]
+
+
+def _attack_rows(found: Found) -> Sequence[Mapping[str, Json]]:
+    rates = {(each.profile, each.m_over_d): each.recovered for each in found.attacked.outcomes}
+
+    def versus(outcome: attacking.Outcome) -> Json:
+        compared = outcome.comparison
+        if compared is None:
+            return None
+        return {
+            "against": "uniform",
+            "only_here": compared.only_first,
+            "only_there": compared.only_second,
+            "difference": outcome.recovered - rates["uniform", outcome.m_over_d],
+            "interval": list(compared.interval),
+            "p_value": compared.p_value,
+        }
+
+    return [
+        {
+            "attack": attacking.NAME,
+            "profile": each.profile,
+            "m_over_d": float(each.m_over_d),
+            "recovered": each.recovered,
+            "chance": each.chance,
+            "interval": list(each.interval),
+            "tokens": len(each.right),
+            "expected": each.expected,
+            "paired": versus(each),
+        }
+        for each in found.attacked.outcomes
+    ]
+
+
+def _cost(cost: decoding.Cost) -> Mapping[str, Json]:
+    return {
+        "decoding_steps": cost.decoding_steps,
+        "plain_float32_s": cost.plain_float32_s,
+        "plain_integer_s": cost.plain_integer_s,
+        "masked_s": cost.masked_s,
+        "mint_s": cost.mint_s,
+        "ratio_to_float32": cost.masked_s / cost.plain_float32_s,
+        "ratio_to_plain_integer": cost.masked_s / cost.plain_integer_s,
+        "ratio_including_mint": (cost.masked_s + cost.mint_s) / cost.plain_float32_s,
+        "trusted_macs_online": cost.macs_online,
+        "trusted_macs_offline": cost.macs_offline,
+        "bytes_per_token": cost.bytes / cost.decoding_steps,
+        "round_trips_per_token": cost.round_trips / cost.decoding_steps,
+    }
+
+
+def _scene(words: Words, scene: attacking.Scene) -> Mapping[str, Json]:
+    def seen(profile: str) -> Json:
+        guesses = scene.guesses[profile]
+        return {
+            "elements": scene.elements[profile],
+            "guesses": [words.token(token) for token in guesses],
+            "right": [guess == token for guess, token in zip(guesses, scene.tokens, strict=True)],
+        }
+
+    return {
+        "m_over_d": float(scene.m_over_d),
+        "modulus": scene.modulus,
+        "tokens": [words.token(token) for token in scene.tokens],
+        "integers": scene.integers,
+        "rank": seen("rank"),
+        "pad": seen("pad"),
+    }
+
+
+def _generations(options: Options, decoded: Decoded) -> Sequence[Mapping[str, Json]]:
+    return [
+        {
+            "prompt": prompt,
+            "answer": "".join(options.words.token(token) for token in told.tokens),
+            "prompt_tokens": len(told.prompt),
+            "new_tokens": len(told.tokens),
+        }
+        for prompt, told in zip(options.prompts, decoded.told, strict=True)
+    ]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _release(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit(root: Path | None) -> str:
+    if root is None:
+        return "installed package"
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "no commit yet"
+
+
+def _environment(options: Options, seconds: float) -> Mapping[str, Json]:
+    facts = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tree": _commit(options.root),
+        "system": platform.platform(),
+        "processors": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+    }
+    source = options.checkpoint if options.checkpoint.is_file() else options.checkpoint / "model.safetensors"
+    hashed = {"integer model": options.model / INTEGER_FILE, "checkpoint": source, "toy table": TOY_TABLE}
+    commands = ["make audit", "python -m pytest proofs"]
+    commands += [f"python -m veil_conformance --impl {name}" for name in evidence.IMPLEMENTATIONS]
+    return {
+        "facts": facts | {package: _release(package) for package in PACKAGES},
+        "hashes": {name: _digest(path) for name, path in hashed.items() if path.is_file()},
+        "commands": commands,
+        "seconds": seconds,
+    }
+
+
+def _epsilon(found: Found) -> Mapping[str, Json]:
+    stated = found.certificate
+    return {
+        "nominal": float(NOMINAL_EPSILON),
+        "bound": float(stated.epsilon_bound),
+        "exact": float(stated.epsilon_exact),
+        "adjacency": stated.adjacency,
+        "part_bits": float(stated.part_bits),
+        "bayes_recovery": float(stated.bayes_recovery),
+        "table": accounting.load_table(TOY_TABLE).name,
+        "alpha": str(found.alpha),
+    }
+
+
+def assemble(
+    options: Options, model: Model, found: Found, made: Sequence[Claim], seconds: float
+) -> Mapping[str, Json]:
+    """Return report.json's content."""
+    tally, slow, close = found.decoded.identity, found.reference, found.faithful
+    return {
+        "spec_version": veil_spec.__version__,
+        "verdict": report.overall(made, model.name),
+        "model": {
+            "name": model.name,
+            "parameters": model.parameters,
+            "hash": model.digest.hex(),
+            "layers": model.shape.layers,
+            "vocabulary": model.shape.vocabulary,
+        },
+        "protection": {
+            "protected": _promises(texts.PROTECTED, made),
+            "not_protected": _promises(texts.NOT_PROTECTED, made),
+        },
+        "claims": [claim.as_json() for claim in made],
+        "bit_identity": {
+            "masked_vs_plain": tally.mismatches == 0,
+            "optimized_vs_reference": slow.mismatches == 0,
+            "mismatches": tally.mismatches + slow.mismatches,
+            "positions": tally.positions,
+            "reference_positions": slow.positions,
+        },
+        "faithful": {
+            "positions": close.positions,
+            "greedy_equal": close.greedy_equal,
+            "max_logit_error": close.max_logit_error,
+            "rms_logit_error": close.rms_logit_error,
+            "gap_limit": faithful.GAP_LIMIT,
+            "flips": [asdict(flip) for flip in close.flips],
+        },
+        "attacks": _attack_rows(found),
+        "epsilon": _epsilon(found),
+        "cost": _cost(found.decoded.cost),
+        "picture": _scene(options.words, found.attacked.scene),
+        "generations": _generations(options, found.decoded),
+        "environment": _environment(options, seconds),
+    }

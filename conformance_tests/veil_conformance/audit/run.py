@@ -1,0 +1,127 @@
+"""The audit of one model: run it masked, compare, attack, check, write report.json and report.html."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from veil_conformance.audit import decoding, faithful, lying, report
+from veil_conformance.audit.attacking import Attacker
+from veil_conformance.audit.claims import Found, claims
+from veil_conformance.audit.content import assemble
+from veil_conformance.audit.decoding import Tally
+from veil_conformance.audit.evidence import Evidence
+from veil_conformance.audit.options import INTEGER_FILE, NOMINAL_EPSILON, TOY_TABLE, Options
+from veil_optimized import accounting
+from veil_optimized.model import Decoder, Model, load
+from veil_optimized.tape import SeededTape
+from veil_optimized.worker import start_worker
+from veil_reference import accounting as reference_accounting
+from veil_reference import model as reference_model
+from veil_spec import constants
+from veil_spec.types import Certificate, TwoSidedGeometric
+
+__all__ = ["Options", "audit"]
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Callable[[str], None]]:
+    """Yield what shows one line of progress: in place on a terminal, one after another elsewhere."""
+    columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    start = time.perf_counter()
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(line: str) -> None:
+            bar.update(task, description=line)
+            if not console.is_terminal:
+                console.print(f"{time.perf_counter() - start:6.0f} s  {line}", highlight=False)
+
+        yield tell
+
+
+def _against_reference(model: Model, path: Path, tokens: Sequence[int], tell: Callable[[str], None]) -> Tally:
+    """Return the comparison of optimized and reference logits after each token, all layers."""
+    tell("loading the model into the reference, plain Python")
+    slow = reference_model.Decoder(reference_model.load(path))
+    rows = []
+    for number, token in enumerate(tokens, 1):
+        tell(f"position {number} of {len(tokens)} in the reference, plain Python")
+        rows.append(slow.step(token))
+    tally = Tally()
+    tally.add(Decoder(model).step(list(tokens), every_position=True), torch.tensor(rows))
+    return tally
+
+
+def _certified() -> tuple[Fraction, Certificate, bool]:
+    """Return alpha, the toy table's certificate, and whether the reference computes the same one."""
+    table = accounting.load_table(TOY_TABLE)
+    distance = accounting.range_distance(table)
+    alpha = accounting.calibrate(NOMINAL_EPSILON, distance)
+    stated = accounting.certificate(table, TwoSidedGeometric(alpha))
+    slow_alpha = reference_accounting.calibrate(NOMINAL_EPSILON, distance)
+    return alpha, stated, stated == reference_accounting.certificate(table, TwoSidedGeometric(slow_alpha))
+
+
+def _measure(options: Options, model: Model, scratch: Path, tell: Callable[[str], None]) -> Found:
+    path = options.model / INTEGER_FILE
+    prompts = [options.words.tokens(prompt) for prompt in options.prompts]
+    letter = options.words.tokens(options.attacked)[: options.attacked_tokens]
+    with start_worker(path) as address:
+        tell("loading the float32 model")
+        real = faithful.FloatModel(options.checkpoint)
+        decoded = decoding.decode(model, real, address, prompts, options.new_tokens, tell)
+        del real
+        runs = Evidence(options.root, scratch) if options.suites else None
+        try:
+            tape = SeededTape(os.urandom(constants.SEED_BYTES))
+            attacked = Attacker(model, address, letter, scratch, tape).run(tell)
+            tell("letting workers lie")
+            caught = lying.expose(model, prompts[0][:3])
+            first = options.words.tokens(options.prompts[0], raw=True)[: options.reference_positions]
+            compared = _against_reference(model, path, first, tell)
+            tell("computing the certificate")
+            alpha, stated, agree = _certified()
+            tell("waiting for the proofs")
+            proofs = runs.proofs() if runs else None
+            tell("waiting for the conformance suite")
+            conformance = runs.conformance() if runs else None
+        finally:
+            if runs:
+                runs.stop()
+    pairs = list(zip(decoded.plain, decoded.real, strict=True))
+    close = faithful.compare(pairs)
+    return Found(decoded, compared, close, attacked, caught, stated, agree, alpha, proofs, conformance)
+
+
+def audit(options: Options) -> bool:
+    """Return whether no claim fails, after the report is written and the verdicts are printed.
+
+    Refuses: what the model's loader, the enclave and the worker refuse.
+    """
+    start = time.perf_counter()
+    options.output.mkdir(parents=True, exist_ok=True)
+    with (
+        _progress(options.console) as tell,
+        tempfile.TemporaryDirectory(dir=options.output, prefix=".work-") as scratch,
+    ):
+        tell("loading the integer model")
+        model = load(options.model / INTEGER_FILE)
+        found = _measure(options, model, Path(scratch), tell)
+        made = claims(options, model, found)
+        tell("writing the report")
+        content = assemble(options, model, found, made, time.perf_counter() - start)
+        report.write(content, options.output, options.root)
+    options.console.print(report.verdict_table(made))
+    overall = report.overall(made, model.name)
+    options.console.print(str(overall["sentence"]), style="bold" if overall["all_hold"] else "bold red")
+    options.console.print(f"report: {options.output / 'report.html'}", highlight=False)
+    return bool(overall["all_hold"])

@@ -1,0 +1,805 @@
+"""The inputs of all vectors, by suite. Identifiers follow the order here: add at the end of a suite only."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import product
+from pathlib import Path
+from typing import Final
+
+import veil_spec
+from veil_conformance import tiny_model
+from veil_conformance.checking import halving_word
+from veil_conformance.codec import (
+    Fields,
+    Json,
+    write_elements,
+    write_float,
+    write_frame,
+    write_listed,
+    write_noise,
+    write_stream,
+    write_table,
+    write_word,
+)
+from veil_conformance.tiny_model import SMALL
+from veil_spec import constants
+from veil_spec.types import (
+    Address,
+    Domain,
+    Frame,
+    FrameKind,
+    Geometric,
+    ModelShape,
+    Noise,
+    Part,
+    Quantised,
+    Rows,
+    Table,
+    TwoSidedGeometric,
+)
+
+FLAGS: Final[dict[str, Json]] = {
+    "Known": {"meaning": "An ordinary case.", "effect": "Another output means another mechanism."},
+    "Edge": {"meaning": "A value at the end of its range.", "effect": "Off-by-one and overflow show here."},
+    "Refusal": {"meaning": "There is no result.", "effect": "A result, or another refusal, is a failure."},
+    "Unlucky": {
+        "meaning": "The tape makes the long way necessary.",
+        "effect": "Shortcuts and biases show here.",
+    },
+}
+"""What a case's flags mean."""
+P32, P40, P48 = constants.PRIMES
+HALF, TWO_THIRDS = Fraction(1, 2), Fraction(2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One input with the requirement that it tests."""
+
+    requirement: str
+    comment: str
+    flag: str
+    operation: str
+    given: Fields
+
+
+def seed(role: str) -> bytes:
+    """Return a seed that no other role has."""
+    return hashlib.sha256(f"veil vectors {role}".encode()).digest()
+
+
+def seeded(role: str) -> Json:
+    """Return the seeded tape of a role."""
+    return {"seed": seed(role).hex()}
+
+
+def listed(domain: Domain, streams: dict[int, Sequence[int]], start: int = 0) -> Json:
+    """Return a listed tape with these words in each stream."""
+    words: dict[Address, int] = {}
+    for stream, content in streams.items():
+        words |= {(domain, stream, start + i): word for i, word in enumerate(content)}
+    return write_listed(words)
+
+
+def numbers(role: str, count: int, low: int, high: int) -> list[int]:
+    """Return integers in [low, high], the same in every run."""
+    data = hashlib.shake_128(role.encode()).digest(8 * count)
+    return [
+        low + int.from_bytes(data[i : i + 8], "little") % (high - low + 1) for i in range(0, len(data), 8)
+    ]
+
+
+def matrix(role: str, rows: int, columns: int, low: int, high: int) -> list[list[int]]:
+    """Return a matrix of integers in [low, high]."""
+    flat = numbers(role, rows * columns, low, high)
+    return [flat[row * columns : (row + 1) * columns] for row in range(rows)]
+
+
+# Tape
+
+
+def word_case(requirement: str, flag: str, comment: str, domain: Domain, stream: int, index: int) -> Case:
+    """Return the reading of one word of the tape `words`."""
+    given: Fields = {"tape": seeded("words"), "domain": domain.value}
+    return Case(requirement, comment, flag, "word", given | {"stream": write_stream(stream), "index": index})
+
+
+def elements(
+    flag: str, comment: str, requirement: str, tape: Json, stream: int, start: int, count: int, p: int
+) -> Case:
+    """Return the drawing of field elements in the domain of pads."""
+    given: Fields = {"tape": tape, "domain": Domain.PAD.value, "stream": write_stream(stream)}
+    given |= {"start": start, "count": count, "modulus": p}
+    return Case(requirement, comment, flag, "field_elements", given)
+
+
+def unlucky_words(p: int, stream: int, index: int, rejections: int) -> dict[int, Sequence[int]]:
+    """Return one element's words: this many rejected candidates, then 11."""
+    first, *retries = [p + i for i in range(rejections)] + [11]
+    return {stream: [first], stream + (index + 1) * 2**64: retries}
+
+
+def unlucky(p: int, stream: int, index: int, rejections: int) -> Json:
+    """Return a tape on which one element is rejected this often."""
+    words: dict[Address, int] = {}
+    for number, content in unlucky_words(p, stream, index, rejections).items():
+        first = index if number == stream else 0
+        words |= {(Domain.PAD, number, first + i): word for i, word in enumerate(content)}
+    return write_listed(words)
+
+
+def tape_cases() -> list[Case]:
+    """Return the suite of area TAP."""
+    made = [word_case("TAP-R1", "Known", f"first word of {d.value}", d, 0, 0) for d in Domain]
+    for stream, index in ((0, 7), (0, 8), (1, 0), (2**32, 3), (2**64 + 5, 1)):
+        made.append(word_case("TAP-R2", "Known", "word inside a stream", Domain.TEST, stream, index))
+    made.append(
+        word_case("TAP-R2", "Edge", "last word of the last stream", Domain.TEST, 2**96 - 1, 2**35 - 1)
+    )
+    for p in constants.PRIMES:
+        made.append(elements("Known", "elements of a seeded tape", "TAP-R3", seeded("elements"), 3, 0, 5, p))
+        top = listed(Domain.PAD, {4: [p - 1, 0, 2**63 + 9]})
+        made.append(elements("Edge", "p - 1, 0 and high bits", "TAP-R3", top, 4, 0, 3, p))
+        for rejections in (1, 2, 3):
+            comment = f"{rejections} rejections in a row"
+            tape = unlucky(p, 9, 6, rejections)
+            made.append(elements("Unlucky", comment, "TAP-R4", tape, 9, 6, 1, p))
+    last = unlucky(P32, 2**64 - 1, 2**32 - 2, 2)
+    made.append(elements("Unlucky", "last retry stream", "TAP-R4", last, 2**64 - 1, 2**32 - 2, 1, P32))
+    for stream, index in ((2**96, 0), (-1, 0), (0, 2**35), (0, -1)):
+        made.append(word_case("TAP-R5", "Refusal", "address outside the tape", Domain.TEST, stream, index))
+    for stream, start in ((2**64, 0), (0, 2**32 - 1)):
+        comment = "no retry stream"
+        made.append(elements("Refusal", comment, "TAP-R5", seeded("elements"), stream, start, 1, P40))
+    made += [
+        Case("TAP-R6", f"{n} bytes", "Refusal", "seeded_tape", {"seed": bytes(n).hex()}) for n in (0, 31, 33)
+    ]
+    ends = listed(Domain.PAD, {9: [P48], 9 + 2**64: [P48 + 1]})
+    return [*made, elements("Refusal", "the tape ends while rejecting", "TAP-R7", ends, 9, 0, 1, P48)]
+
+
+# Noisy max
+
+
+def sample_case(
+    requirement: str, flag: str, comment: str, noise: Noise, tape: Json, token: int = 0, c: int = 0
+) -> Case:
+    """Return one noise."""
+    given: Fields = {"noise": write_noise(noise), "tape": tape, "token": token, "candidate": c}
+    return Case(requirement, comment, flag, "sample", given)
+
+
+def select_case(
+    requirement: str, flag: str, comment: str, scores: list[int], noise: Noise, tape: Json, token: int = 0
+) -> Case:
+    """Return one selection."""
+    given: Fields = {"scores": list(scores), "noise": write_noise(noise), "tape": tape, "token": token}
+    return Case(requirement, comment, flag, "select", given)
+
+
+def noises(values: Sequence[int]) -> Json:
+    """Return a tape that gives each candidate of token 0 this one-sided noise at alpha 1/2."""
+    return listed(Domain.NOISE, {2 * c: [halving_word(value)] for c, value in enumerate(values)})
+
+
+def noisy_max_cases() -> list[Case]:
+    """Return the suite of area NMX."""
+    third = 2**65 // 3
+    draws: list[tuple[str, str, Fraction, list[int]]] = [
+        ("Edge", "exactly one half is not below one half", HALF, [2**63]),
+        ("Edge", "just below one half", HALF, [2**63 - 1]),
+        ("Edge", "largest word", Fraction(65535, 65536), [2**64 - 1]),
+        ("Unlucky", "the first word is zero", HALF, [0, 2**63]),
+        ("Unlucky", "two words are zero", HALF, [0, 0, 5]),
+        ("Unlucky", "on the threshold 2/3, above it", TWO_THIRDS, [third, 0xAAAAAAAAAAAAAAAB]),
+        ("Unlucky", "on the threshold 2/3, below it", TWO_THIRDS, [third, 0xAAAAAAAAAAAAAAA9]),
+        ("Unlucky", "twice on the threshold 2/3", TWO_THIRDS, [third, 0xAAAAAAAAAAAAAAAA, 3]),
+        ("Refusal", "undecided at the end of the tape", TWO_THIRDS, [third]),
+    ]
+    made = [
+        sample_case("NMX-R1", flag, comment, Geometric(alpha), listed(Domain.NOISE, {0: words}))
+        for flag, comment, alpha, words in draws
+    ]
+    for c in range(4):
+        made.append(
+            sample_case("NMX-R1", "Known", "a seeded draw", Geometric(Fraction(9, 10)), seeded("noise"), 1, c)
+        )
+    for token, c in ((0, 0), (3, 7), (2**32 - 1, 2**20 - 1)):
+        two = TwoSidedGeometric(Fraction(4, 5))
+        made.append(sample_case("NMX-R2", "Known", "two-sided noise", two, seeded("noise"), token, c))
+    for token, c in ((2**32, 0), (-1, 0), (0, 2**20), (0, -1)):
+        made.append(sample_case("NMX-R2", "Refusal", "no stream", Geometric(HALF), seeded("noise"), token, c))
+    made.append(
+        select_case("NMX-R3", "Known", "noise decides", [3, 0, 2], Geometric(HALF), noises([0, 5, 2]))
+    )
+    for token in range(4):
+        noise = TwoSidedGeometric(Fraction(7, 8))
+        made.append(
+            select_case("NMX-R3", "Known", "a seeded selection", [4, 0, 2, 3], noise, seeded("select"), token)
+        )
+    for scores, values in (([0, 0], [1, 1]), ([1, 2, 0], [2, 1, 3]), ([0, 5, 5], [0, 0, 0])):
+        made.append(
+            select_case("NMX-R4", "Edge", "equal noisy scores", scores, Geometric(HALF), noises(values))
+        )
+    made.append(select_case("NMX-R5", "Refusal", "no scores", [], Geometric(HALF), seeded("select")))
+    made.append(
+        Case(
+            "NMX-R5",
+            "no scores",
+            "Refusal",
+            "exact_pmf",
+            {"scores": [], "noise": write_noise(Geometric(HALF))},
+        )
+    )
+    for score in (2**20 + 1, -(2**20) - 1):
+        made.append(
+            select_case("NMX-R6", "Refusal", "too large", [0, score], Geometric(HALF), seeded("select"))
+        )
+    made.append(select_case("NMX-R6", "Edge", "limits", [-(2**20), 2**20], Geometric(HALF), noises([9, 0])))
+    alphas = ("0/1", "1/1", "3/2", "-1/2", "1/65537", "1/65536", "65535/65536")
+    for alpha, two_sided in product(alphas, (False, True)):
+        flag = "Edge" if alpha.endswith("65536") else "Refusal"
+        chosen: Fields = {"alpha": alpha, "two_sided": two_sided}
+        made.append(Case("NMX-R7", "the range of alpha", flag, "noise", chosen))
+    one = ((0,),)
+    for comment, parts in (
+        ("no token", ()),
+        ("a token in two parts", (Part(("a",), one), Part(("a",), one))),
+        ("a token twice in a part", (Part(("a", "a"), ((0, 0), (0, 0))),)),
+        ("a short matrix", (Part(("a", "b"), ((0, 0),)),)),
+        ("a ragged matrix", (Part(("a", "b"), ((0, 0), (0,))),)),
+        ("a score beyond the limit", (Part(("a", "b"), ((0, 0), (0, 2**20 + 1))),)),
+    ):
+        made.append(certificate_case("NMX-R8", "Refusal", comment, Table("bad", parts), Geometric(HALF)))
+    return made
+
+
+# Accounting
+
+
+def certificate_case(requirement: str, flag: str, comment: str, table: Table, noise: Noise) -> Case:
+    """Return one certificate."""
+    return Case(
+        requirement, comment, flag, "certificate", {"table": write_table(table), "noise": write_noise(noise)}
+    )
+
+
+def toy_table() -> Table:
+    """Return the toy table beside the constants."""
+    text = Path(veil_spec.__file__).with_name("toy_table.json").read_text("utf-8")
+    stated = json.loads(text)
+    parts = [Part(tuple(part["tokens"]), tuple(map(tuple, part["scores"]))) for part in stated["parts"]]
+    return Table(stated["name"], tuple(parts))
+
+
+def accounting_cases() -> list[Case]:
+    """Return the suite of area ACC."""
+    made = []
+    laws: list[tuple[list[int], Fraction]] = [
+        ([0, 2, 1], TWO_THIRDS),
+        ([0, 0], HALF),
+        ([5], HALF),
+        ([1, 0, 1, 0], Fraction(1, 65536)),
+        ([-3, 4], Fraction(9, 10)),
+    ]
+    for scores, alpha in laws:
+        for noise in (Geometric(alpha), TwoSidedGeometric(alpha)):
+            given: Fields = {"scores": list(scores), "noise": write_noise(noise)}
+            made.append(Case("ACC-R1", "an exact law", "Known", "exact_pmf", given))
+    small = Table(
+        "small",
+        (Part(("a", "b", "c"), ((4, 1, 0), (1, 4, 2), (0, 3, 4))), Part(("d", "e"), ((3, 0), (2, 3)))),
+    )
+    single = Table("single", (Part(("a",), ((7,),)),))
+    asymmetric = Table(
+        "asymmetric", (Part(("a", "b"), ((0, 3), (-2, 0))), Part(("c", "d"), ((1, 0), (0, 1))))
+    )
+    toy = toy_table()
+    for requirement, table, noise in (
+        ("ACC-R2", small, Geometric(HALF)),
+        ("ACC-R2", asymmetric, TwoSidedGeometric(HALF)),
+        ("ACC-R3", small, TwoSidedGeometric(TWO_THIRDS)),
+        ("ACC-R4", small, Geometric(TWO_THIRDS)),
+        ("ACC-R4", asymmetric, Geometric(Fraction(3, 5))),
+        ("ACC-R5", single, Geometric(HALF)),
+        ("ACC-R5", small, Geometric(Fraction(60000, 65536))),
+        ("ACC-R6", toy, Geometric(Fraction(9, 10))),
+        ("ACC-R6", toy, TwoSidedGeometric(Fraction(9, 10))),
+        ("ACC-R9", asymmetric, Geometric(HALF)),
+    ):
+        flag = "Edge" if table is single else "Known"
+        made.append(certificate_case(requirement, flag, f"table {table.name}", table, noise))
+    good: list[tuple[Json, int]] = [
+        (1, 1),
+        ("1", 3),
+        ("0.5", 7),
+        (8, 20),
+        (64, 1),
+        ({"rational": "1/3"}, 2),
+        ("1", 0),
+    ]
+    bad: list[Json] = [
+        0,
+        -1,
+        65,
+        "0",
+        "-1",
+        "abc",
+        "nan",
+        "inf",
+        "1e3",
+        "",
+        "1.",
+        ".5",
+        "+1",
+        {"rational": "6401/100"},
+    ]
+    for epsilon, distance in good:
+        made.append(
+            Case(
+                "ACC-R7",
+                "calibration",
+                "Known",
+                "calibrate",
+                {"epsilon": epsilon, "range_distance": distance},
+            )
+        )
+    made.append(
+        Case(
+            "ACC-R7",
+            "no alpha is small enough",
+            "Refusal",
+            "calibrate",
+            {"epsilon": "0.000001", "range_distance": 1},
+        )
+    )
+    for epsilon in bad:
+        made.append(
+            Case("ACC-R8", "no epsilon", "Refusal", "calibrate", {"epsilon": epsilon, "range_distance": 2})
+        )
+    return made
+
+
+# Fixed point
+
+
+def quantised(role: str, width: int, exponent: int) -> Fields:
+    """Return a quantised row."""
+    row = Quantised(tuple(numbers(role, width, -32767, 32767)), exponent)
+    return {"values": list(row.values), "exponent": row.exponent}
+
+
+def fixed_point_cases() -> list[Case]:
+    """Return the suite of area FXP, but for the tables, which rope and exp2 show."""
+    made = []
+    for value, shift in (
+        (3, 1),
+        (-3, 1),
+        (5, 0),
+        (-(2**62), 62),
+        (2**62, 62),
+        (2**61, 62),
+        (-1, 62),
+        (123456789, 13),
+    ):
+        given: Fields = {"value": write_word(value), "shift": shift}
+        made.append(Case("FXP-R1", "halves go up", "Edge" if shift == 62 else "Known", "round_shift", given))
+    rescales = [
+        (2**16, 1, 32767),
+        (-(2**16), 1, 32767),
+        (1, -30, 2**30 - 1),
+        (-7, -4, 32767),
+        (2**61, 90, 32767),
+    ]
+    for value, shift, limit in [*rescales, (2**62, 62, 32767), (0, -99, 32767), (5, 0, 3)]:
+        given = {"value": write_word(value), "shift": shift, "limit": limit}
+        made.append(Case("FXP-R2", "rounding and saturation", "Edge", "rescale", given))
+    rows = [[0, 0], [1], [2**20 - 1, -1], [-(2**20), 2**19], [2**62, -(2**62), 3], [32767, -32768], [32768]]
+    for row in rows:
+        given = {"row": [write_word(word) for word in row], "fraction": 18}
+        made.append(Case("FXP-R3", "sixteen bits", "Edge", "quantise", given))
+    for i in (0, 1, 128, 255):
+        made.append(Case("FXP-R4", "a coarse entry", "Known", "exp2", {"exponent": -256 * i}))
+        made.append(Case("FXP-R4", "a fine entry", "Known", "exp2", {"exponent": -i}))
+    for exponent in (0, -65535, -65536, -65536 * 30 - 300, -65536 * 32, -65536 * 32 - 1, -(2**41), -123457):
+        made.append(Case("FXP-R5", "powers of two", "Edge", "exp2", {"exponent": exponent}))
+    for value in (0, 1, -1, 2**18, -(2**18), 2**30 - 1, -(2**30) + 1, 987654, -987654, -(2**22)):
+        made.append(Case("FXP-R6", "SiLU", "Known", "silu", {"value": value}))
+    norms: list[tuple[str, list[int], Fraction]] = [
+        ("zeros", [0, 0, 0], Fraction(1, 100_000)),
+        ("one small word", [1, 0, 0], Fraction(1, 2**40)),
+        ("largest words", [2**46 - 1, -(2**46) + 1, 2**46 - 1], Fraction(1, 2**16)),
+        ("ordinary", numbers("norm", 3, -(2**26), 2**26), Fraction(1, 100_000)),
+    ]
+    for comment, row, epsilon in norms:
+        gains = numbers(f"gains {comment}", 3, -(2**24) + 1, 2**24 - 1)
+        given = {
+            "row": list(row),
+            "gains": list(gains),
+            "gain_exponent": 22,
+            "epsilon": f"1/{epsilon.denominator}",
+        }
+        made.append(Case("FXP-R7", comment, "Known", "rms_norm", given))
+    for position, pair, width in (
+        (0, 0, 2),
+        (1, 0, 4),
+        (1, 1, 4),
+        (100, 3, 8),
+        (2**14 - 1, 0, 2),
+        (511, 31, 64),
+    ):
+        given = {"position": position, "pair": pair, "head_width": width, "theta": "10000/1"}
+        made.append(Case("FXP-R8", "cosine and sine", "Known", "rope", given))
+    for n, (width, first, second) in enumerate(
+        ((2, 14, 14), (4, 20, 9), (64, 12, 13), (8, -20, 0), (8, 60, 40))
+    ):
+        given = {"query": quantised(f"q{n}", width, first), "key": quantised(f"k{n}", width, second)}
+        made.append(Case("FXP-R9", "attention score", "Known", "attention_score", given))
+    averages = [
+        ([5, 5, 5], [[9], [0], [3]]),
+        ([0, -(2**40)], [[7, -7], [2**30 - 1, 1]]),
+        ([0, -70000, 300], matrix("values", 3, 2, -(2**20), 2**20)),
+    ]
+    for scores, values in averages:
+        made.append(
+            Case(
+                "FXP-R10",
+                "softmax average",
+                "Known",
+                "softmax_average",
+                {"scores": list(scores), "values": rows_json(values)},
+            )
+        )
+    for n, (width, position) in enumerate(((4, 0), (4, 1), (8, 77), (2, 2**14 - 1))):
+        given = {
+            "row": list(numbers(f"rotate {n}", width, -(2**30) + 1, 2**30 - 1)),
+            "position": position,
+            "theta": "10000/1",
+        }
+        made.append(Case("FXP-R11", "rotation", "Known", "rotate", given))
+    return made
+
+
+# Model
+
+
+def floats_case(requirement: str, flag: str, operation: str, comment: str, values: Sequence[float]) -> Case:
+    """Return a quantisation of float32 values."""
+    name = "weights" if operation == "quantise_weights" else "gains"
+    return Case(requirement, comment, flag, operation, {name: [write_float(value) for value in values]})
+
+
+TINY: Final = replace(
+    SMALL, vocabulary=4, width=3, inner=2, layers=1, heads=2, kv_heads=1, head_width=2, context=4
+)
+"""Small enough to print."""
+
+
+def model_case(
+    requirement: str, flag: str, comment: str, shape: ModelShape, tokens: list[int], role: str
+) -> Case:
+    """Return the logits of a tiny model."""
+    data = tiny_model.file_bytes(tiny_model.metadata(shape), tiny_model.tensors(shape, seed(role)))
+    return Case(requirement, comment, flag, "logits", {"model": data.hex(), "tokens": list(tokens)})
+
+
+def model_cases() -> list[Case]:
+    """Return the suite of area MDL."""
+    made = []
+    largest, smallest = 3.4028234663852886e38, 2.0**-149
+    rows = [
+        ("zeros", [0.0, -0.0]),
+        ("one", [1.0, 0.5, -0.25]),
+        ("a tie", [-32639.0, 1.5, 0.5, 2.5]),
+        ("largest", [largest, 1.0]),
+        ("smallest", [smallest, 0.0]),
+        ("ordinary", [0.0625, -0.71875, 0.33203125]),
+    ]
+    for comment, values in rows:
+        made.append(floats_case("MDL-R1", "Known", "quantise_weights", comment, values))
+        made.append(floats_case("MDL-R2", "Known", "quantise_gains", comment, values))
+    for bad in (float("inf"), float("nan")):
+        made.append(floats_case("MDL-R1", "Refusal", "quantise_weights", "not finite", [1.0, bad]))
+        made.append(floats_case("MDL-R2", "Refusal", "quantise_gains", "not finite", [bad]))
+    untied = replace(TINY, tied=False)
+    made.append(model_case("MDL-R3", "Known", "a tied head", TINY, [1], "tied"))
+    made.append(model_case("MDL-R3", "Known", "a head of its own", untied, [1], "untied"))
+    parts = tiny_model.metadata(TINY), tiny_model.tensors(TINY, seed("files"))
+    whole, old = (
+        tiny_model.file_bytes(*parts),
+        tiny_model.file_bytes(tiny_model.metadata(TINY, "0.0.9"), parts[1]),
+    )
+    short = tiny_model.file_bytes(parts[0], {k: v for k, v in parts[1].items() if k != "final_norm.gains"})
+    for comment, data in (
+        ("cut", whole[:-1]),
+        ("empty", b""),
+        ("version", old),
+        ("a tensor is missing", short),
+    ):
+        made.append(Case("MDL-R4", comment, "Refusal", "logits", {"model": data.hex(), "tokens": [1]}))
+    for requirement, role, tokens in (
+        ("MDL-R5", "linear", [2]),
+        ("MDL-R6", "embedding", [0]),
+        ("MDL-R7", "attention", [0, 1, 2, 3]),
+        ("MDL-R8", "mlp", [3]),
+        ("MDL-R9", "step", [3, 1, 1]),
+    ):
+        made.append(model_case(requirement, "Known", "logits of a tiny model", TINY, tokens, role))
+    grouped = replace(TINY, layers=2, heads=4, kv_heads=2, tied=False)
+    made.append(model_case("MDL-R7", "Known", "shared heads, two layers", grouped, [2, 2, 0], "grouped"))
+    made.append(model_case("MDL-R6", "Refusal", "token outside the vocabulary", TINY, [4], "embedding"))
+    made.append(model_case("MDL-R9", "Refusal", "beyond the context", TINY, [1] * 5, "step"))
+    for name, value in (("final_norm.gains", 2**24 + 1), ("layers.0.o.mantissa", 2**14 - 1)):
+        tensor = parts[1][name]
+        broken = parts[1] | {name: replace(tensor, values=(value, *tensor.values[1:]))}
+        given: Fields = {"model": tiny_model.file_bytes(parts[0], broken).hex(), "tokens": [1]}
+        made.append(Case("MDL-R11", f"{name} out of range", "Refusal", "logits", given))
+    for row in ([1, 2, 2], [3, 3], [-5], [-(2**30), 2**30 - 1, 0]):
+        made.append(Case("MDL-R10", "greedy choice", "Edge", "greedy", {"row": list(row)}))
+    return made
+
+
+# Masked outsourcing
+
+
+def field_matrix(role: str, rows: int, columns: int, p: int) -> list[list[int]]:
+    """Return field elements."""
+    return matrix(f"{role} {p}", rows, columns, 0, p - 1)
+
+
+def weights_of_norm(norm: int) -> list[list[int]]:
+    """Return one row whose absolute values add up to norm."""
+    full, rest = divmod(norm, constants.WEIGHT_LIMIT)
+    return [[-constants.WEIGHT_LIMIT] * full + [rest]]
+
+
+def masked_case(flag: str, comment: str, requirement: str, tokens: list[int], rank: str | None) -> Case:
+    """Return the logits of masked inference on a tiny model."""
+    data = tiny_model.file_bytes(tiny_model.metadata(TINY), tiny_model.tensors(TINY, seed("masked")))
+    given: Fields = {"model": data.hex(), "tokens": list(tokens), "seed": seed("masks").hex(), "rank": rank}
+    return Case(requirement, comment, flag, "masked_logits", given)
+
+
+def arithmetic_cases(p: int) -> list[Case]:
+    """Return mask, multiply and unmask in one field."""
+    pads = write_elements(field_matrix("pads", 2, 3, p), p)
+    activations = rows_json(matrix("activations", 2, 3, -32767, 32767))
+    weights = rows_json(matrix("weights", 2, 3, -32639, 32639))
+    masking: Fields = {"activations": activations, "pads": pads, "modulus": p}
+    multiplying: Fields = {"masked": pads, "weights": weights, "modulus": p}
+    made = [
+        Case("RMO-R3", "mask", "Known", "mask", masking),
+        Case("RMO-R4", "multiply", "Known", "multiply", multiplying),
+    ]
+    drawn = field_matrix("product", 2, 2, p), field_matrix("correction", 2, 2, p)
+    ends = [[(p - 1) // 2, (p + 1) // 2]], [[0, 0]]
+    for flag, (product_, correction) in (("Known", drawn), ("Edge", ends)):
+        given: Fields = {"product": write_elements(product_, p), "correction": write_elements(correction, p)}
+        made.append(Case("RMO-R5", "unmask", flag, "unmask", given | {"modulus": p}))
+    return made
+
+
+def rows_json(rows: Rows) -> Json:
+    """Return a matrix of small integers."""
+    return [list(row) for row in rows]
+
+
+def remo_cases() -> list[Case]:
+    """Return the suite of area RMO."""
+    made = []
+    for p in (P32, P40):
+        norm = (p - 1) // 2 // 2**15
+        for more in (0, 1):
+            given: Fields = {"weights": rows_json(weights_of_norm(norm + more))}
+            made.append(Case("RMO-R1", "at the edge of a field", "Edge", "choose_modulus", given))
+    made.append(
+        Case("RMO-R2", "a weight of 17 bits", "Refusal", "choose_modulus", {"weights": [[0, -32640]]})
+    )
+    for p in constants.PRIMES:
+        made += arithmetic_cases(p)
+        made.append(Case("RMO-R7", "pads", "Known", "pad", pad_input("pads", 2, 5, 2, 3, p)))
+        given = {"tape": seeded("rank"), "basis": write_elements(field_matrix("basis", 2, 4, p), p)}
+        given |= {"group": 3, "step": 8, "rows": 2, "modulus": p}
+        made.append(Case("RMO-R9", "pads of the paper", "Known", "rank_pad", given))
+        made.append(basis_case("Known", 3, 2, 4, p))
+    for group, step in ((2**32 - 1, 2**32 - 1), (0, 1), (1, 0), (2**32, 0), (0, 2**32)):
+        flag = "Refusal" if 2**32 in (group, step) else "Edge"
+        made.append(
+            Case("RMO-R6", "the stream of a pad", flag, "pad", pad_input("pads", group, step, 1, 2, P32))
+        )
+    made.append(masked_case("Known", "pad", "RMO-R8", [1, 3], None))
+    made.append(masked_case("Known", "rank", "RMO-R8", [1, 3], "1/2"))
+    for rank in (0, 4, 5):
+        made.append(basis_case("Refusal", 3, rank, 4, P32))
+    for used in ([[0, 0], [0, 1], [1, 0]], [[0, 1], [0, 1]], [[0, 1], [0, 0]], [[1, 4], [2, 0], [1, 3]]):
+        flag = "Known" if used[1][1] == 1 and used[0][1] == 0 else "Refusal"
+        made.append(Case("RMO-R11", "the order of steps", flag, "burn", {"addresses": rows_json(used)}))
+    one = write_elements([[1]], P32)
+    outside = write_elements([[P32]], P32)
+    broken: list[tuple[str, Fields]] = [
+        ("mask", {"activations": [[1, 2]], "pads": one, "modulus": P32}),
+        ("mask", {"activations": [[32768]], "pads": one, "modulus": P32}),
+        ("mask", {"activations": [[1]], "pads": outside, "modulus": P32}),
+        ("multiply", {"masked": one, "weights": [[1, 2]], "modulus": P32}),
+        ("multiply", {"masked": outside, "weights": [[1]], "modulus": P32}),
+        ("multiply", {"masked": write_elements([[1]], 97), "weights": [[1]], "modulus": 97}),
+        ("unmask", {"product": one, "correction": outside, "modulus": P32}),
+        ("unmask", {"product": write_elements([[1, 2]], P32), "correction": one, "modulus": P32}),
+    ]
+    made += [Case("RMO-R12", "what does not fit", "Refusal", operation, given) for operation, given in broken]
+    return made
+
+
+def pad_input(role: str, group: int, step: int, rows: int, columns: int, p: int) -> Fields:
+    """Return the arguments of `pad`."""
+    given: Fields = {"tape": seeded(role), "group": group, "step": step}
+    return given | {"rows": rows, "columns": columns, "modulus": p}
+
+
+def basis_case(flag: str, group: int, rank: int, columns: int, p: int) -> Case:
+    """Return the drawing of a basis."""
+    given: Fields = {"tape": seeded("basis"), "group": group, "rank": rank, "columns": columns, "modulus": p}
+    return Case("RMO-R10", "a public basis", flag, "rank_basis", given)
+
+
+# Integrity
+
+
+def verify_case(flag: str, comment: str, product_: Rows, p: int, masked: Rows) -> Case:
+    """Return a check under the weights 2, 3 and -1 and distinct secret vectors."""
+    challenge = [[5, 7, 11], [1, 0, 2], [p - 1, 3, 1]][: 3 if p == P32 else 2]
+    weights = [[2, 0], [0, 3], [-1, -1]]
+    key = [
+        [sum(z * w[i] for z, w in zip(row, weights, strict=True)) % p for i in range(2)] for row in challenge
+    ]
+    given: Fields = {"masked": write_elements(masked, p), "product": write_elements(product_, p)}
+    given |= {"challenge": write_elements(challenge, p), "key": write_elements(key, p), "modulus": p}
+    return Case("INT-R4", comment, flag, "verify", given)
+
+
+def integrity_cases() -> list[Case]:
+    """Return the suite of area INT."""
+    made = [Case("INT-R1", "repetitions", "Known", "repetitions", {"modulus": p}) for p in constants.PRIMES]
+    for p in constants.PRIMES:
+        given: Fields = {"tape": seeded("challenge"), "group": 6, "outputs": 3, "modulus": p}
+        made.append(Case("INT-R2", "secret vectors", "Known", "challenge", given))
+        count = 3 if p == P32 else 2
+        secret = write_elements(field_matrix("secret", count, 2, p), p)
+        weights = matrix("key weights", 2, 3, -32639, 32639)
+        given = {"weights": rows_json(weights), "challenge": secret, "modulus": p}
+        made.append(Case("INT-R3", "the key", "Known", "check_key", given))
+        masked = [[4, p - 1], [0, 9]]
+        right = [[8 % p, p - 3, (p - 3) % p], [0, 27, p - 9]]
+        made.append(verify_case("Known", "the right product", right, p, masked))
+        for row, column, error in ((0, 0, 1), (1, 2, p - 1), (0, 1, p // 2)):
+            wrong = [list(line) for line in right]
+            wrong[row][column] = (wrong[row][column] + error) % p
+            made.append(verify_case("Refusal", "one wrong element", wrong, p, masked))
+        made.append(verify_case("Refusal", "rows swapped", right[::-1], p, masked))
+        made.append(verify_case("Refusal", "a row is missing", right[:1], p, masked))
+    outside = [[8, P32, P32 - 3], [0, 27, P32 - 9]]
+    return [
+        *made,
+        verify_case("Refusal", "an element outside the field", outside, P32, [[4, P32 - 1], [0, 9]]),
+    ]
+
+
+# Wire
+
+
+EPOCH: Final = bytes(range(16))
+PIECE: Final = Frame(FrameKind.MULTIPLY, EPOCH, 7, 8, 1, 2, 4, 3, 5, bytes(range(30)))
+HELLO: Final = Frame(FrameKind.HELLO, EPOCH, 0, 0, 0, 0, 0, 0, 0, bytes(range(32)))
+SILENT: Final = Frame(FrameKind.REFUSAL, bytes(16), 0, 0, 0, 0, 0, 0, 0, b"")
+
+
+def frame_bytes(frame: Frame, version: bytes | None = None) -> bytes:
+    """Return a frame's bytes by the table of spec/wire.md, whatever its fields say."""
+    version = version or bytes(int(part) for part in veil_spec.__version__.split("."))
+    counts = (frame.group, frame.step, frame.first_row, frame.rows, frame.total_rows, frame.columns)
+    header = b"VEIL" + version + bytes([frame.kind]) + frame.epoch
+    header += b"".join(count.to_bytes(4, "little") for count in counts) + bytes([frame.element_bytes])
+    return header + len(frame.payload).to_bytes(4, "little") + frame.payload
+
+
+def decode_case(requirement: str, comment: str, data: bytes) -> Case:
+    """Return bytes that are no frame."""
+    return Case(requirement, comment, "Refusal", "decode", {"data": data.hex()})
+
+
+def join_case(flag: str, comment: str, frames: Sequence[Frame]) -> Case:
+    """Return the joining of pieces of a message of 3 rows and 2 columns."""
+    given: Fields = {
+        "frames": [write_frame(frame, 0) for frame in frames],
+        "kind": "PRODUCT",
+        "epoch": EPOCH.hex(),
+    }
+    given |= {"group": 3, "step": 4, "columns": 2, "element_bytes": 4, "total_rows": 3}
+    return Case("WIR-R7", comment, flag, "join", given)
+
+
+def wire_cases() -> list[Case]:
+    """Return the suite of area WIR."""
+    frames = [
+        HELLO,
+        replace(HELLO, kind=FrameKind.WELCOME),
+        PIECE,
+        replace(PIECE, kind=FrameKind.PRODUCT),
+        SILENT,
+    ]
+    made = [
+        Case("WIR-R1", frame.kind.name, "Known", "encode", {"frame": write_frame(frame, 0)})
+        for frame in frames
+    ]
+    made += [Case("WIR-R1", f.kind.name, "Known", "decode", {"data": frame_bytes(f).hex()}) for f in frames]
+    for broken in (replace(PIECE, rows=1), replace(HELLO, payload=b""), replace(PIECE, total_rows=2**32 - 1)):
+        made.append(
+            Case("WIR-R1", "fields that do not fit", "Refusal", "encode", {"frame": write_frame(broken, 0)})
+        )
+    whole = frame_bytes(PIECE)
+    for comment, data in (
+        ("nothing", b""),
+        ("half a header", whole[:30]),
+        ("cut", whole[:-1]),
+        ("more", whole + b"\0"),
+    ):
+        made.append(decode_case("WIR-R2", comment, data))
+    for version in (b"\0\0\1", b"\1\0\0", b"\xff\xff\xff"):
+        made.append(decode_case("WIR-R3", "another version", frame_bytes(PIECE, version)))
+    made.append(decode_case("WIR-R3", "another version and nonsense", b"VEIL\x09\x09\x09" + b"\xff" * 46))
+    for comment, frame in (
+        ("rows beyond the total", replace(PIECE, first_row=3)),
+        ("element_bytes 3", replace(PIECE, element_bytes=3, payload=bytes(18))),
+        ("no rows", replace(PIECE, rows=0, payload=b"")),
+        ("payload and rows differ", replace(PIECE, payload=bytes(31))),
+        ("a HELLO with rows", replace(HELLO, total_rows=1)),
+        ("a refusal that says something", replace(SILENT, payload=b"why")),
+        ("a refusal that names an epoch", replace(SILENT, epoch=EPOCH)),
+    ):
+        made.append(decode_case("WIR-R4", comment, frame_bytes(frame)))
+    made.append(decode_case("WIR-R4", "magic", b"LIEV" + whole[4:]))
+    made.append(decode_case("WIR-R4", "kind", whole[:7] + b"\6" + whole[8:]))
+    made.append(decode_case("WIR-R5", "payload", whole[:49] + (2**20 + 1).to_bytes(4, "little")))
+    made.append(decode_case("WIR-R5", "message", frame_bytes(replace(PIECE, total_rows=2**30 // 15 + 1))))
+    for p, width in ((P32, 4), (P40, 5), (P48, 6)):
+        row = write_elements([[0, 1, p - 1]], p)
+        made.append(Case("WIR-R6", "packed", "Known", "pack", {"elements": row, "modulus": p}))
+        data = b"".join(value.to_bytes(width, "little") for value in (p - 1, 258, 0))
+        made.append(
+            Case("WIR-R6", "unpacked", "Known", "unpack", {"data": data.hex(), "count": 3, "modulus": p})
+        )
+        outside = p.to_bytes(width, "little").hex()
+        made.append(Case("WIR-R6", "p", "Refusal", "unpack", {"data": outside, "count": 1, "modulus": p}))
+        made.append(
+            Case("WIR-R6", "p", "Refusal", "pack", {"elements": write_elements([[p]], p), "modulus": p})
+        )
+    piece = Frame(FrameKind.PRODUCT, EPOCH, 3, 4, 0, 1, 3, 2, 4, bytes(range(8)))
+    first, second, third = (replace(piece, first_row=n, payload=bytes([n]) * 8) for n in range(3))
+    made.append(join_case("Known", "in order", [first, second, third]))
+    for comment, chosen in (
+        ("reordered", [second, first, third]),
+        ("repeated", [first, first, second, third]),
+        ("missing", [first, third]),
+        ("ends early", [first, second]),
+        ("another step", [first, replace(second, step=5), third]),
+        ("another epoch", [first, second, replace(third, epoch=bytes(16))]),
+        ("another kind", [first, replace(second, kind=FrameKind.MULTIPLY), third]),
+    ):
+        made.append(join_case("Refusal", comment, chosen))
+    return made
+
+
+SUITES: Final = {
+    "tape": ("tap", tape_cases),
+    "noisy_max": ("nmx", noisy_max_cases),
+    "accounting": ("acc", accounting_cases),
+    "fixed_point": ("fxp", fixed_point_cases),
+    "model": ("mdl", model_cases),
+    "remo": ("rmo", remo_cases),
+    "integrity": ("int", integrity_cases),
+    "wire": ("wir", wire_cases),
+}
+"""Suite to (prefix of its identifiers, cases)."""

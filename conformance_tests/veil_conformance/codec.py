@@ -1,0 +1,421 @@
+"""Vectors as JSON: how each operation's arguments and results are written, and read back.
+
+Integers below 2**53 are JSON integers. Signed 64-bit words are 16 hexadecimal digits (two's complement,
+lowest byte first), field elements are digits of fixed width, lowest byte first, inside {"shape", "words"},
+rationals "num/den", float32 weights their 8 digits. Models are whole files in hexadecimal digits.
+"""
+
+import struct
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Final, cast
+
+from veil_spec.interface import Implementation, Tape
+from veil_spec.refusals import Refused
+from veil_spec.types import (
+    Certificate,
+    Domain,
+    Frame,
+    FrameKind,
+    Geometric,
+    ListedTape,
+    Noise,
+    Part,
+    Quantised,
+    Rows,
+    Table,
+    TwoSidedGeometric,
+    WeightRow,
+)
+
+Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
+Fields = dict[str, Json]
+Reader = Callable[[Json, "Context"], object]
+Writer = Callable[[object, int], Json]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What reading an argument may need: the implementation, the case's modulus, a folder for model files."""
+
+    impl: Implementation
+    modulus: int
+    folder: Path
+
+
+class Malformed(Exception):
+    """Raised for a vector that is not of the form that the schema gives."""
+
+
+def integer(value: Json) -> int:
+    """Return a JSON integer."""
+    if type(value) is not int:
+        raise Malformed(f"not an integer: {value!r}")
+    return value
+
+
+def text(value: Json) -> str:
+    """Return a JSON string."""
+    if not isinstance(value, str):
+        raise Malformed(f"not a string: {value!r}")
+    return value
+
+
+def items(value: Json) -> list[Json]:
+    """Return a JSON array."""
+    if not isinstance(value, list):
+        raise Malformed(f"not an array: {value!r}")
+    return value
+
+
+def fields(value: Json, *names: str) -> Fields:
+    """Return a JSON object that has exactly these fields."""
+    if not isinstance(value, dict) or set(value) != set(names):
+        raise Malformed(f"not an object of {', '.join(names)}: {value!r}")
+    return value
+
+
+def width_of(modulus: int) -> int:
+    """Return the bytes of an element."""
+    return (modulus.bit_length() + 7) // 8
+
+
+def read_word(value: Json) -> int:
+    """Return a signed 64-bit word."""
+    return int.from_bytes(bytes.fromhex(text(value)), "little", signed=True)
+
+
+def write_word(value: int) -> str:
+    """Return a signed 64-bit word's digits."""
+    return value.to_bytes(8, "little", signed=True).hex()
+
+
+def read_elements(value: Json, modulus: int) -> list[list[int]]:
+    """Return a matrix of field elements."""
+    matrix = fields(value, "shape", "words")
+    rows, columns = map(integer, items(matrix["shape"]))
+    data, width = bytes.fromhex(text(matrix["words"])), width_of(modulus)
+    flat = [int.from_bytes(data[i : i + width], "little") for i in range(0, len(data), width)]
+    if len(flat) != rows * columns:
+        raise Malformed("words do not fill the shape")
+    return [flat[row * columns : (row + 1) * columns] for row in range(rows)]
+
+
+def write_elements(rows: Rows, modulus: int) -> Json:
+    """Return a matrix of field elements as shape and words."""
+    words = b"".join(element.to_bytes(width_of(modulus), "little") for row in rows for element in row)
+    return {"shape": [len(rows), len(rows[0]) if rows else 0], "words": words.hex()}
+
+
+def read_tape(value: Json, context: Context) -> Tape:
+    """Return a seeded or a listed tape."""
+    if isinstance(value, dict) and set(value) == {"seed"}:
+        return context.impl.seeded_tape(bytes.fromhex(text(value["seed"])))
+    listed = {}
+    for entry in items(fields(value, "listed")["listed"]):
+        one = fields(entry, "domain", "stream", "index", "word")
+        address = Domain(text(one["domain"])), read_stream(one["stream"]), integer(one["index"])
+        listed[address] = int.from_bytes(bytes.fromhex(text(one["word"])), "little")
+    return ListedTape(listed)
+
+
+def write_listed(words: Mapping[tuple[Domain, int, int], int]) -> Json:
+    """Return a listed tape."""
+    return {
+        "listed": [
+            {
+                "domain": domain.value,
+                "stream": write_stream(s),
+                "index": i,
+                "word": word.to_bytes(8, "little").hex(),
+            }
+            for (domain, s, i), word in words.items()
+        ]
+    }
+
+
+def read_stream(value: Json) -> int:
+    """Return a stream number, also one that is out of range."""
+    return int.from_bytes(bytes.fromhex(text(value)), "little", signed=True)
+
+
+def write_stream(stream: int) -> str:
+    """Return a stream number as 14 bytes, so that numbers out of range have a form too."""
+    return stream.to_bytes(14, "little", signed=True).hex()
+
+
+def read_noise(value: Json, context: Context) -> Noise:
+    """Return a noise."""
+    noise = fields(value, "kind", "alpha")
+    alpha = Fraction(text(noise["alpha"]))
+    return TwoSidedGeometric(alpha) if noise["kind"] == "two-sided" else Geometric(alpha)
+
+
+def write_noise(noise: Noise) -> Json:
+    """Return a noise's kind and parameter."""
+    kind = "geometric" if isinstance(noise, Geometric) else "two-sided"
+    return {"kind": kind, "alpha": write_fraction(noise.alpha)}
+
+
+def write_fraction(value: Fraction) -> str:
+    """Return "num/den"."""
+    return f"{value.numerator}/{value.denominator}"
+
+
+def read_epsilon(value: Json, context: Context) -> Fraction | int | str:
+    """Return an epsilon: an integer, a decimal string, or a rational as {"rational": "num/den"}."""
+    return (
+        Fraction(text(value["rational"]))
+        if isinstance(value, dict)
+        else value
+        if isinstance(value, int)
+        else text(value)
+    )
+
+
+def read_table(value: Json, context: Context) -> Table:
+    """Return a sanitizer table."""
+    table = fields(value, "name", "parts")
+    parts = [fields(part, "tokens", "scores") for part in items(table["parts"])]
+    made = [
+        Part(
+            tuple(map(text, items(part["tokens"]))),
+            tuple(tuple(map(integer, items(r))) for r in items(part["scores"])),
+        )
+        for part in parts
+    ]
+    return Table(text(table["name"]), tuple(made))
+
+
+def write_table(table: Table) -> Json:
+    """Return a sanitizer table."""
+    parts: list[Json] = [
+        {"tokens": list(part.tokens), "scores": [list(row) for row in part.scores]} for part in table.parts
+    ]
+    return {"name": table.name, "parts": parts}
+
+
+def write_certificate(value: object, modulus: int) -> Json:
+    """Return every field of a certificate."""
+    made = cast(Certificate, value)
+    exact = {name: write_fraction(getattr(made, name)) for name in ("bound", "exact", "bayes_recovery")}
+    plain = ("range_distance", "epsilon_bound", "epsilon_exact", "adjacency", "part_bits")
+    kept: Fields = {name: getattr(made, name) for name in plain}
+    return kept | exact | {"worst": cast(Fields, asdict(made.worst))}
+
+
+def read_quantised(value: Json, context: Context) -> Quantised:
+    """Return a quantised row."""
+    row = fields(value, "values", "exponent")
+    return Quantised(tuple(map(integer, items(row["values"]))), integer(row["exponent"]))
+
+
+def write_quantised(value: object, modulus: int) -> Json:
+    """Return a quantised row."""
+    row = cast(Quantised, value)
+    return {"values": list(row.values), "exponent": row.exponent}
+
+
+def read_floats(value: Json, context: Context) -> list[float]:
+    """Return float32 weights."""
+    return [float(struct.unpack("<f", bytes.fromhex(text(item)))[0]) for item in items(value)]
+
+
+def write_float(value: float) -> str:
+    """Return a float32's bytes, little-endian."""
+    return struct.pack("<f", value).hex()
+
+
+def write_weights(value: object, modulus: int) -> Json:
+    """Return an output channel."""
+    row = cast(WeightRow, value)
+    return {"values": list(row.values), "mantissa": row.mantissa, "exponent": row.exponent}
+
+
+def write_gains(value: object, modulus: int) -> Json:
+    """Return a norm's gains."""
+    values, exponent = cast(tuple[Sequence[int], int], value)
+    return {"values": list(values), "exponent": exponent}
+
+
+FRAME_NUMBERS: Final = ("group", "step", "first_row", "rows", "total_rows", "columns", "element_bytes")
+
+
+def read_frame(value: Json, context: Context) -> Frame:
+    """Return a frame."""
+    frame = fields(value, "kind", "epoch", *FRAME_NUMBERS, "payload")
+    group, step, first, rows, total, columns, width = (integer(frame[name]) for name in FRAME_NUMBERS)
+    kind, epoch = FrameKind[text(frame["kind"])], bytes.fromhex(text(frame["epoch"]))
+    payload = bytes.fromhex(text(frame["payload"]))
+    return Frame(kind, epoch, group, step, first, rows, total, columns, width, payload)
+
+
+def write_frame(value: object, modulus: int) -> Json:
+    """Return a frame's fields."""
+    frame = cast(Frame, value)
+    numbers: Fields = {name: getattr(frame, name) for name in FRAME_NUMBERS}
+    return {"kind": frame.kind.name, "epoch": frame.epoch.hex()} | numbers | {"payload": frame.payload.hex()}
+
+
+def read_model(value: Json, context: Context) -> Path:
+    """Return the path of a file with these bytes."""
+    path = context.folder / "vector.safetensors"
+    path.write_bytes(bytes.fromhex(text(value)))
+    return path
+
+
+def read_rows(value: Json, context: Context) -> list[list[int]]:
+    """Return a matrix of small integers."""
+    return [[integer(cell) for cell in items(row)] for row in items(value)]
+
+
+def _plain(read: Callable[[Json], object]) -> Reader:
+    return lambda value, context: read(value)
+
+
+READERS: Final[dict[str, Reader]] = {
+    "boolean": _plain(lambda value: value is True),
+    "integer": _plain(integer),
+    "word": _plain(read_word),
+    "stream": _plain(read_stream),
+    "bytes": _plain(lambda value: bytes.fromhex(text(value))),
+    "domain": _plain(lambda value: Domain(text(value))),
+    "kind": _plain(lambda value: FrameKind[text(value)]),
+    "fraction": _plain(lambda value: Fraction(text(value))),
+    "ratio": _plain(lambda value: None if value is None else Fraction(text(value))),
+    "row": _plain(lambda value: [integer(item) for item in items(value)]),
+    "words": _plain(lambda value: [read_word(item) for item in items(value)]),
+    "wordrows": _plain(lambda value: [[read_word(item) for item in items(row)] for row in items(value)]),
+    "rows": read_rows,
+    "elements": lambda value, context: read_elements(value, context.modulus),
+    "element_row": lambda value, context: read_elements(value, context.modulus)[0],
+    "tape": read_tape,
+    "noise": read_noise,
+    "epsilon": read_epsilon,
+    "table": read_table,
+    "quantised": read_quantised,
+    "floats": read_floats,
+    "frame": read_frame,
+    "frames": lambda value, context: [read_frame(item, context) for item in items(value)],
+    "model": read_model,
+}
+
+WRITERS: Final[dict[str, Writer]] = {
+    "integer": lambda value, modulus: cast(int, value),
+    "word": lambda value, modulus: write_word(cast(int, value)),
+    "tape_word": lambda value, modulus: cast(int, value).to_bytes(8, "little").hex(),
+    "bytes": lambda value, modulus: cast(bytes, value).hex(),
+    "noise": lambda value, modulus: write_noise(cast(Noise, value)),
+    "nothing": lambda value, modulus: None,
+    "row": lambda value, modulus: list(cast(Sequence[int], value)),
+    "pair": lambda value, modulus: list(cast(tuple[int, int], value)),
+    "rows": lambda value, modulus: [list(row) for row in cast(Rows, value)],
+    "elements": lambda value, modulus: write_elements(cast(Rows, value), modulus),
+    "element_row": lambda value, modulus: write_elements([cast(Sequence[int], value)], modulus),
+    "fraction": lambda value, modulus: write_fraction(cast(Fraction, value)),
+    "pmf": lambda value, modulus: [write_fraction(p) for p in cast(tuple[Fraction, ...], value)],
+    "selection": lambda value, modulus: {"index": int(getattr(value, "index"))},  # noqa: B009
+    "certificate": write_certificate,
+    "quantised": write_quantised,
+    "weights": write_weights,
+    "gains": write_gains,
+    "frame": write_frame,
+}
+
+SIGNATURES: Final[dict[str, tuple[dict[str, str], str]]] = {
+    "word": ({"tape": "tape", "domain": "domain", "stream": "stream", "index": "integer"}, "tape_word"),
+    "seeded_tape": ({"seed": "bytes"}, "nothing"),
+    "field_elements": (
+        {"tape": "tape", "domain": "domain", "stream": "stream", "start": "integer", "count": "integer"}
+        | {"modulus": "integer"},
+        "element_row",
+    ),
+    "noise": ({"alpha": "fraction", "two_sided": "boolean"}, "noise"),
+    "sample": ({"noise": "noise", "tape": "tape", "token": "integer", "candidate": "integer"}, "integer"),
+    "select": ({"scores": "row", "noise": "noise", "tape": "tape", "token": "integer"}, "selection"),
+    "exact_pmf": ({"scores": "row", "noise": "noise"}, "pmf"),
+    "certificate": ({"table": "table", "noise": "noise"}, "certificate"),
+    "calibrate": ({"epsilon": "epsilon", "range_distance": "integer"}, "fraction"),
+    "round_shift": ({"value": "word", "shift": "integer"}, "word"),
+    "rescale": ({"value": "word", "shift": "integer", "limit": "integer"}, "integer"),
+    "quantise": ({"row": "words", "fraction": "integer"}, "quantised"),
+    "exp2": ({"exponent": "integer"}, "integer"),
+    "silu": ({"value": "integer"}, "integer"),
+    "rope": (
+        {"position": "integer", "pair": "integer", "head_width": "integer", "theta": "fraction"},
+        "pair",
+    ),
+    "rms_norm": (
+        {"row": "row", "gains": "row", "gain_exponent": "integer", "epsilon": "fraction"},
+        "quantised",
+    ),
+    "attention_score": ({"query": "quantised", "key": "quantised"}, "integer"),
+    "softmax_average": ({"scores": "row", "values": "rows"}, "row"),
+    "rotate": ({"row": "row", "position": "integer", "theta": "fraction"}, "row"),
+    "quantise_weights": ({"weights": "floats"}, "weights"),
+    "quantise_gains": ({"gains": "floats"}, "gains"),
+    "greedy": ({"row": "row"}, "integer"),
+    "logits": ({"model": "model", "tokens": "row"}, "rows"),
+    "masked_logits": ({"model": "model", "tokens": "row", "seed": "bytes", "rank": "ratio"}, "rows"),
+    "choose_modulus": ({"weights": "rows"}, "integer"),
+    "pad": (
+        {"tape": "tape", "group": "integer", "step": "integer", "rows": "integer", "columns": "integer"}
+        | {"modulus": "integer"},
+        "elements",
+    ),
+    "burn": ({"addresses": "rows"}, "nothing"),
+    "rank_basis": (
+        {"tape": "tape", "group": "integer", "rank": "integer", "columns": "integer", "modulus": "integer"},
+        "elements",
+    ),
+    "rank_pad": (
+        {"tape": "tape", "basis": "elements", "group": "integer", "step": "integer", "rows": "integer"}
+        | {"modulus": "integer"},
+        "elements",
+    ),
+    "mask": ({"activations": "rows", "pads": "elements", "modulus": "integer"}, "elements"),
+    "multiply": ({"masked": "elements", "weights": "rows", "modulus": "integer"}, "elements"),
+    "unmask": ({"product": "elements", "correction": "elements", "modulus": "integer"}, "rows"),
+    "repetitions": ({"modulus": "integer"}, "integer"),
+    "challenge": (
+        {"tape": "tape", "group": "integer", "outputs": "integer", "modulus": "integer"},
+        "elements",
+    ),
+    "check_key": ({"weights": "rows", "challenge": "elements", "modulus": "integer"}, "elements"),
+    "verify": (
+        {"masked": "elements", "product": "elements", "challenge": "elements", "key": "elements"}
+        | {"modulus": "integer"},
+        "nothing",
+    ),
+    "encode": ({"frame": "frame"}, "bytes"),
+    "decode": ({"data": "bytes"}, "frame"),
+    "pack": ({"elements": "element_row", "modulus": "integer"}, "bytes"),
+    "unpack": ({"data": "bytes", "count": "integer", "modulus": "integer"}, "element_row"),
+    "join": (
+        {"frames": "frames", "kind": "kind", "epoch": "bytes", "group": "integer", "step": "integer"}
+        | {"columns": "integer", "element_bytes": "integer", "total_rows": "integer"},
+        "bytes",
+    ),
+}
+"""Each operation's arguments, in order, and its result; `word` is the tape's own method."""
+
+
+def run(impl: Implementation, operation: str, given: Json) -> Fields:
+    """Return {"output": ...} or {"refusal": ...} of one case; Malformed if the case is."""
+    arguments, result = SIGNATURES[operation]
+    stated = fields(given, *arguments)
+    modulus = integer(stated.get("modulus", 2))
+    with tempfile.TemporaryDirectory() as folder:
+        context = Context(impl, modulus, Path(folder))
+        call: Callable[..., object] = impl.seeded_tape if operation == "word" else getattr(impl, operation)
+        try:
+            values = [READERS[kind](stated[name], context) for name, kind in arguments.items()]
+            if operation == "word":
+                call, *values = cast(Tape, values[0]).word, *values[1:]
+            made = call(*values)
+        except Refused as refused:
+            return {"refusal": refused.reason.value}
+    return {"output": WRITERS[result](made, modulus)}
