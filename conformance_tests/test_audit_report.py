@@ -4,7 +4,6 @@ import copy
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from html.parser import HTMLParser
@@ -87,7 +86,8 @@ class Reader(HTMLParser):
         self.addresses += [str(named[name]) for name in ("src", "href") if name in named]
         if tag in VOID:
             return
-        self._open.append((tag, named.get("data-key")))
+        inherited = self._open[-1][1] if self._open else None
+        self._open.append((tag, named.get("data-key", inherited)))
         if named.get("data-key") is not None:
             self.keyed.append((str(named["data-key"]), ""))
         if tag == "h2":
@@ -125,7 +125,7 @@ def same(text: str, value: Json) -> bool:
     if isinstance(value, bool):
         return text == ("yes" if value else "no")
     if not isinstance(value, int | float):
-        return SHOWN_VERDICTS.get(text, text) == value
+        return SHOWN_VERDICTS.get(text, text) in (value, str(value).replace("`", ""))
     scale = 100 if text.endswith(" %") else 1
     read = Decimal(text.removesuffix(" %").replace(",", ""))
     exponent = read.as_tuple().exponent
@@ -370,5 +370,5 @@ def test_a_promise_whose_claim_fails_is_not_shown(content: dict[str, Json]) -> N
 def test_a_conformance_run_needs_every_requirement() -> None:
     good = evidence.Conformance("veil_reference", 50, 0, 0, 0, "conforms")
     assert good.holds
-    for bad in ({"failed": 1}, {"not_claimed": 1}, {"status": 1}, {"passed": 0}):
-        assert not replace(good, **bad).holds
+    for bad in ((50, 1, 0, 0), (50, 0, 1, 0), (50, 0, 0, 1), (0, 0, 0, 0)):
+        assert not evidence.Conformance("veil_reference", *bad, said="").holds

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import checkpoint_tensors, write_checkpoint
 
 PROMPT = "w3 w1 w4"

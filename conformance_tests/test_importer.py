@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import checkpoint_tensors, write_checkpoint
 from transformers import LlamaForCausalLM
 
+from conftest import checkpoint_tensors, write_checkpoint
 from veil.importer import INTEGER_FILE, import_model
 from veil_optimized import model
 from veil_reference import quantise

@@ -5,7 +5,7 @@ from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms
 
 from veil_spec import __version__, constants
 from veil_spec.interface import Tape
@@ -60,26 +60,31 @@ class SeededTape:
 
     def word(self, domain: Domain, stream: int, index: int) -> int:
         """Return the word at an address, 0 <= word < 2**64. Refuses: as `fill`."""
-        one = np.empty(1, dtype=WORD)
-        self.fill(one, domain, stream, index)
-        return int(one[0])
+        return int.from_bytes(self._cipher(domain, stream, index, 1).update(bytes(8)), "little")
 
     def fill(self, words: Words, domain: Domain, stream: int, start: int) -> None:
         """Return nothing, and overwrite the array with words start, start + 1, ... of a stream.
 
-        Implements: TAP-R2.
         Refuses: STREAM_OUT_OF_RANGE, COUNTER_OVERFLOW.
         """
-        check_addresses(stream, start, words.size)
-        block, skipped = divmod(start, constants.WORDS_PER_BLOCK)
-        # Layout of OpenSSL's nonce: block counter (4 bytes, little-endian) || RFC 8439 nonce (12 bytes).
-        nonce = block.to_bytes(4, "little") + stream.to_bytes(12, "little")
-        encryptor = Cipher(algorithms.ChaCha20(self._keys[domain], nonce), mode=None).encryptor()
-        encryptor.update(bytes(8 * skipped))
+        cipher = self._cipher(domain, stream, start, words.size)
         octets = words.view(np.uint8).data
         for first in range(0, len(octets), len(ZEROS)):
             piece = octets[first : first + len(ZEROS)]
-            encryptor.update_into(ZEROS[: len(piece)], piece)
+            cipher.update_into(ZEROS[: len(piece)], piece)
+
+    def _cipher(self, domain: Domain, stream: int, start: int, count: int) -> CipherContext:
+        """Return the cipher that turns the next 8 * count zeros into words start to start + count - 1.
+
+        Implements: TAP-R2.
+        """
+        check_addresses(stream, start, count)
+        block, skipped = divmod(start, constants.WORDS_PER_BLOCK)
+        # Layout of OpenSSL's nonce: block counter (4 bytes, little-endian) || RFC 8439 nonce (12 bytes).
+        nonce = block.to_bytes(4, "little") + stream.to_bytes(12, "little")
+        cipher = Cipher(algorithms.ChaCha20(self._keys[domain], nonce), mode=None).encryptor()
+        cipher.update(bytes(8 * skipped))
+        return cipher
 
 
 def check_addresses(stream: int, start: int, count: int) -> None:

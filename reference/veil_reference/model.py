@@ -99,7 +99,7 @@ RANGES = {
 }
 
 
-def check_range(name: str, rows: "list[array[int]]") -> None:
+def check_range(name: str, rows: list[array[int]]) -> None:
     """Refuse a tensor of a model file with an entry out of its kind's range.
 
     Implements: MDL-R11.

@@ -54,7 +54,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a worker saw of group 0: masked rows [n, width] over F_p and, under `rank`, the basis [m, width]."""
+    """What a worker saw of group 0: masked rows [n, width] over F_p and, under `rank`, a basis [m, width]."""
 
     modulus: int
     masked: Elements

@@ -89,11 +89,16 @@ class Attacked:
 
 
 class Attacker:
-    """Runs one prompt under each profile with a worker at an address, and attacks the transcripts."""
+    """Runs a prompt under each profile with a worker at an address, and attacks the transcripts.
 
-    def __init__(self, model: Model, address: str, prompt: list[int], folder: Path, tape: Tape) -> None:
+    `fresh` returns a new tape for each simulated transcript.
+    """
+
+    def __init__(
+        self, model: Model, address: str, prompt: list[int], folder: Path, fresh: Callable[[], Tape]
+    ) -> None:
         self._model, self._address, self._prompt = model, address, prompt
-        self._folder, self._tape = folder, tape
+        self._folder, self._fresh = folder, fresh
         self._words: Vocabulary = null_space.vocabulary(model)
         self._scored = [not self._words.duplicate[token] for token in prompt]
         self._chance = 1 / self._words.distinct
@@ -138,7 +143,7 @@ class Attacker:
         for ratio in RATIOS:
             progress(f"recording the prompt under profile rank, m/d {ratio}")
             rank = self._taken(Masking("rank", ratio), f"rank-{ratio.numerator}-{ratio.denominator}")
-            null_space.simulate(pad_path, self._folder / "uniform.transcript", self._tape)
+            null_space.simulate(pad_path, self._folder / "uniform.transcript", self._fresh())
             uniform = null_space.seen(self._folder / "uniform.transcript")
             progress(f"attacking, m/d {ratio}")
             views = {"rank": rank, "pad": pad, "uniform": uniform}

@@ -198,7 +198,7 @@ def _lies(found: Found) -> Claim:
         "A worker that alters, repeats, reorders, cuts, mislabels or withholds an answer is refused by name.",
         "checked",
         verdict(bool(found.caught) and all(each.holds for each in found.caught)),
-        "Each lie is about the first product; the worker then receives no more than an honest one had by then.",
+        "Each lie is about the first product; the worker then receives no more than an honest one had.",
         met,
         ["spec/integrity.md", "spec/wire.md"],
         ["proofs/prove_freivalds.py"],

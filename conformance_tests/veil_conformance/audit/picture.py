@@ -68,7 +68,7 @@ def draw(
         marked = [sign + visible(guess) for sign, guess in zip(signs, guesses, strict=True)]
         _words(grid[3], marked, [RIGHT if hit else WRONG for hit in right])
         for axes, title in zip(grid, TITLES, strict=True):
-            axes.set_title(title, fontsize=8.5, color=INK)
+            axes.set_title(title, fontsize=8.5, color=INK, loc="left" if axes in grid[::3] else "center")
         shared = mpl.cm.ScalarMappable(scale, COLOURS)
         bar = figure.colorbar(shared, ax=list(grid), location="bottom", aspect=40, shrink=0.9, pad=0.02)
         bar.set_label("signed size in bits, the same scale for both", fontsize=8)

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 import jsonschema
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
@@ -105,19 +105,24 @@ def shown(value: Json, form: str = "") -> str:
 class _Page:
     """What the template calls: every value that it shows comes from report.json, under its key."""
 
-    def __init__(self, report: Json, prefix: str) -> None:
+    def __init__(self, report: Json, prefix: str | None) -> None:
         self._report, self._prefix = report, prefix
 
     def show(self, key: str, form: str = "") -> Markup:
-        """Return the value under a key in an element that names the key."""
-        text = escape(shown(found(self._report, key), form))
+        """Return the value under a key in an element that names the key; text between backticks is code."""
+        pieces = shown(found(self._report, key), form).split("`")
+        if len(pieces) % 2 == 0:
+            return Markup('<span data-key="{}">{}</span>').format(key, "`".join(pieces))
+        set_off = (Markup("<code>{}</code>") if odd % 2 else Markup("{}") for odd in range(len(pieces)))
+        text = Markup("").join(form.format(piece) for form, piece in zip(set_off, pieces, strict=True))
         return Markup('<span data-key="{}">{}</span>').format(key, text)
 
     def link(self, key: str) -> Markup:
-        """Return a link to the path under a key."""
+        """Return a link to the path under a key, or the path alone where there is no tree to lead to."""
+        if self._prefix is None:
+            return self.show(key)
         path = str(found(self._report, key))
-        target = self._prefix + path.partition("#")[0]
-        return Markup('<a href="{}" data-key="{}">{}</a>').format(target, key, path)
+        return Markup('<a href="{}" data-key="{}">{}</a>').format(self._prefix + path, key, path)
 
     def draw(self, profile: str) -> str:
         """Return the picture of a profile."""
@@ -155,8 +160,8 @@ def _cells(value: Json) -> list[list[int]]:
     return [[_integer(cell) for cell in _list(row)] for row in _list(value)]
 
 
-def render(report: Json, prefix: str = "") -> str:
-    """Return the page of a report; `prefix` leads from the page to the tree's root."""
+def render(report: Json, prefix: str | None = None) -> str:
+    """Return the page of a report; `prefix` leads from the page to the tree's root, if there is one."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -169,7 +174,7 @@ def write(report: Json, folder: Path, root: Path | None) -> None:
     """Write report.json and report.html into a folder, each whole or not at all."""
     validate(report)
     folder.mkdir(parents=True, exist_ok=True)
-    prefix = "" if root is None else Path(os.path.relpath(root, folder.resolve())).as_posix() + "/"
+    prefix = None if root is None else Path(os.path.relpath(root, folder.resolve())).as_posix() + "/"
     texts = {
         "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "report.html": render(report, prefix),
@@ -189,6 +194,7 @@ def verdict_table(claims: Sequence[Claim]) -> Table:
     table.add_column("what it says")
     for claim in claims:
         colour = COLOURS[claim.verdict]
-        title = claim.title if len(claim.title) <= 160 else claim.title[:157] + "..."
+        title = claim.title.replace("`", "")
+        title = title if len(title) <= 160 else title[:157] + "..."
         table.add_row(claim.id, claim.kind, Text(SHOWN[claim.verdict], colour), Text(title))
     return table

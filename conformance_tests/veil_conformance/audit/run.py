@@ -71,6 +71,10 @@ def _certified() -> tuple[Fraction, Certificate, bool]:
     return alpha, stated, stated == reference_accounting.certificate(table, TwoSidedGeometric(slow_alpha))
 
 
+def _fresh_tape() -> SeededTape:
+    return SeededTape(os.urandom(constants.SEED_BYTES))
+
+
 def _measure(options: Options, model: Model, scratch: Path, tell: Callable[[str], None]) -> Found:
     path = options.model / INTEGER_FILE
     prompts = [options.words.tokens(prompt) for prompt in options.prompts]
@@ -82,8 +86,7 @@ def _measure(options: Options, model: Model, scratch: Path, tell: Callable[[str]
         del real
         runs = Evidence(options.root, scratch) if options.suites else None
         try:
-            tape = SeededTape(os.urandom(constants.SEED_BYTES))
-            attacked = Attacker(model, address, letter, scratch, tape).run(tell)
+            attacked = Attacker(model, address, letter, scratch, _fresh_tape).run(tell)
             tell("letting workers lie")
             caught = lying.expose(model, prompts[0][:3])
             first = options.words.tokens(options.prompts[0], raw=True)[: options.reference_positions]

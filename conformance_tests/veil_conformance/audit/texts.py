@@ -44,7 +44,7 @@ PROTECTED: Final = (
         ("RMO-G1", "RMO-G2", "RMO-G3", "TAP-G1", "pad-hides-1/2", "pad-hides-9/10"),
     ),
     (
-        "A wrong answer from the worker is caught before it is used, and the epoch ends without a word to it.",
+        "A wrong answer from the worker is caught before it is used; the epoch ends without a word to it.",
         ("INT-G1", "workers-that-lie"),
     ),
     (
