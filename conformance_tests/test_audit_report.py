@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from html.parser import HTMLParser
@@ -19,12 +20,21 @@ import tiny_checkpoint
 from veil.importer import import_model
 from veil.text import Text
 from veil_conformance import tiny_model
+from veil_conformance.attacks import null_space
 from veil_conformance.audit import decoding, evidence, faithful, lying, report, statistics
-from veil_conformance.audit.attacking import Outcome
+from veil_conformance.audit.attacking import Attacker, Outcome
 from veil_conformance.audit.options import Options
 from veil_conformance.audit.report import Claim, Json
 from veil_conformance.audit.run import audit
-from veil_optimized.model import load
+from veil_optimized.enclave import Enclave
+from veil_optimized.model import Decoder, Model, load
+from veil_optimized.session import Channel
+from veil_optimized.tape import SeededTape
+from veil_optimized.transcript import Header
+from veil_optimized.transport import LocalTransport, RecordingTransport
+from veil_optimized.worker import Worker, place
+from veil_reference import model as reference_model
+from veil_spec import __version__
 from veil_spec.refusals import Refusal
 
 VOID: Final = {"meta", "img", "br", "link", "input", "hr"}
@@ -33,23 +43,26 @@ NUMBER: Final = re.compile(r"(?<![\w.\-/])[-+]?\d[\d.,]*(?![\w\-/])")
 """A number that stands alone: not part of a word, an ID or a path."""
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of one whole audit of a tiny model, proofs and suite left out."""
-    base = tmp_path_factory.mktemp("audit")
-    checkpoint = tiny_checkpoint.write(base / "checkpoint")
-    import_model(checkpoint, base / "model")
-    options = Options(
+def options_for(base: Path, output: str) -> Options:
+    """Return what to audit in a folder with a checkpoint and a model; proofs and suite are left out."""
+    return Options(
         model=base / "model",
-        checkpoint=checkpoint,
+        checkpoint=base / "checkpoint",
         words=Text(base / "model"),
-        output=base / "report",
+        output=base / output,
         console=Console(quiet=True),
         new_tokens=6,
         attacked_tokens=340,
         suites=False,
     )
-    (base / "held").write_text(str(audit(options)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of one whole audit of a tiny model."""
+    base = tmp_path_factory.mktemp("audit")
+    import_model(tiny_checkpoint.write(base / "checkpoint"), base / "model")
+    (base / "held").write_text(str(audit(options_for(base, "report"))))
     return base
 
 
@@ -154,6 +167,65 @@ def test_the_audit_holds_on_a_small_model(folder: Path, content: dict[str, Json]
         "optimized-conforms",
     }
     assert not list((folder / "report").glob(".*"))
+
+
+def test_the_audit_fails_on_what_it_measures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong word, a wrong reference word, flips, and an attack that finds nothing."""
+    step, compare = reference_model.Decoder.step, faithful.compare
+    stepwise = decoding.plain_stepwise
+    guess = null_space.Guess(0, False)
+
+    def wrong_word(model: Model, told: decoding.Told, cost: decoding.Cost) -> torch.Tensor:
+        rows = stepwise(model, told, cost)
+        rows[0, 0] += 1
+        return rows
+
+    monkeypatch.setattr(decoding, "plain_stepwise", wrong_word)
+    monkeypatch.setattr(reference_model.Decoder, "step", lambda self, token: [0, *step(self, token)[1:]])
+    monkeypatch.setattr(faithful, "compare", lambda pairs: compare([(a, -b) for a, b in pairs]))
+    monkeypatch.setattr(null_space, "guesses", lambda seen, words, basis: [guess] * len(seen.masked))
+    assert audit(options_for(folder, "broken")) is False
+    broken: dict[str, Json] = json.loads((folder / "broken" / "report.json").read_text("utf-8"))
+    verdicts = {value_at(claim, "id"): value_at(claim, "verdict") for claim in as_list(broken["claims"])}
+    assert {name for name, verdict in verdicts.items() if verdict == "fails"} == {
+        "masked-equals-plain",
+        "optimized-equals-reference",
+        "faithful",
+        "rank-leaks-1/2",
+        "rank-leaks-9/10",
+    }
+    assert value_at(broken, "bit_identity.masked_vs_plain") is False
+    assert value_at(broken, "bit_identity.optimized_vs_reference") is False
+    assert list(problems((folder / "broken" / "report.html").read_text("utf-8"), broken)) == []
+
+
+def test_frames_of_another_length_are_not_as_predicted(tmp_path: Path) -> None:
+    shape = replace(tiny_model.SMALL, vocabulary=40)
+    model = load(tiny_model.write(tmp_path / "integer.safetensors", shape, b"exposed"))
+    worker = Worker(place(model, "cpu"), model.digest)
+    fields = tuple(group.modulus for group in model.groups)
+    header = Header(__version__, model.digest, "pad", None, bytes(16), fields)
+    transport = RecordingTransport(LocalTransport(worker.handle), tmp_path / "transcript", header)
+    with Channel(transport, bytes(16)) as channel:
+        enclave = Enclave(model, channel)
+        enclave.open()
+        Decoder(model, enclave.products).step([1, 2, 3])
+
+    def as_predicted(prompt: list[int]) -> bool:
+        attacker = Attacker(model, "nowhere", prompt, tmp_path, lambda: SeededTape(bytes(32)))
+        return attacker.exposure(tmp_path / "transcript").as_predicted
+
+    assert as_predicted([4, 5, 6])
+    assert not as_predicted([4, 5])
+
+
+def test_only_marked_tests_are_named(root: Path, tmp_path: Path) -> None:
+    tests = tmp_path / "conformance_tests"
+    tests.mkdir()
+    (tests / "test_a.py").write_text('@pytest.mark.requirement("RMO-G1")\ndef test_a() -> None: ...\n')
+    (tests / "test_b.py").write_text("TEXT = '@pytest.mark.requirement(\"RMO-G1\")'\n")
+    assert evidence.tests_of(tmp_path) == {"RMO-G1": ["conformance_tests/test_a.py"]}
+    assert "conformance_tests/test_attacks.py" in evidence.tests_of(root)["RMO-G5"]
 
 
 def as_list(value: Json) -> list[Json]:

@@ -19,6 +19,8 @@ from veil_spec.refusals import Refusal, Refused
 
 STOP_S: Final = 30.0
 """Seconds for an enclave process to end by itself."""
+MINTED_AHEAD: Final = 32
+"""Steps whose pads are minted at once: one pass over the weights serves them all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ def _enclave(settings: Settings, model: Model, worker: str | None) -> Iterator[E
 def _answer(model: Model, text: Text, enclave: Enclave | None, request: Request) -> Iterator[Reply]:
     prompt = text.tokens(request.prompt, request.raw)
     decoder = Decoder(model, plain_products if enclave is None else enclave.products)
+    if enclave is not None:
+        enclave.mint_ahead(enclave.next_step + 1, min(request.new_tokens - 1, MINTED_AHEAD))
     made = steps(decoder, prompt, request.new_tokens, text.stop)
     for piece in text.pieces(step.token for step in made):
         yield {"piece": piece}

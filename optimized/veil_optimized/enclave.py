@@ -94,6 +94,11 @@ class Enclave:
         basis = remo.rank_basis(self._tape, group.number, int(ratio * width), width, group.modulus)
         self._ranked.publish(group, basis, self._multiplied(group, BASIS_STEP, basis))
 
+    @property
+    def next_step(self) -> int:
+        """Return the number of the next forward call in this epoch."""
+        return self._calls[0]
+
     def mint_ahead(self, first_step: int, steps: int) -> None:
         """Prepare the pads of one-token steps first_step to first_step + steps - 1, off the critical path."""
         if self.masking.rank is not None or not steps:

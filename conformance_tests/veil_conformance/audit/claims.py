@@ -12,6 +12,7 @@ from veil_conformance.audit.attacking import Attacked
 from veil_conformance.audit.decoding import Decoded, Tally
 from veil_conformance.audit.options import NOMINAL_EPSILON, Options
 from veil_conformance.audit.report import Claim, verdict
+from veil_optimized import integrity
 from veil_optimized.model import Model
 from veil_spec import constants
 from veil_spec.types import Certificate
@@ -55,7 +56,8 @@ def _proved(options: Options, found: Found) -> Iterator[Claim]:
             guarantee.text,
             "proved",
             verdict(proof.holds),
-            "Each step of the proof is a test; a control shows that the same check refutes a false claim.",
+            "Each step run by machine is a test, and a control shows that it refutes a false claim. "
+            "What is argued in words or assumed stands in proofs/README.md.",
             {"steps passed": proof.proofs, "controls passed": proof.controls, "failed": proof.failed},
             [guarantee.page],
             sorted(proof.files),
@@ -225,6 +227,31 @@ def _fits(model: Model) -> Claim:
     )
 
 
+def _soundness(model: Model, found: Found) -> Claim:
+    moduli = sorted({group.modulus for group in model.groups})
+    powers = [modulus ** integrity.repetitions(modulus) for modulus in moduli]
+    checks = sum(len(told.tokens) for told in found.decoded.told) * len(model.groups)
+    return Claim(
+        "check-soundness",
+        "A wrong product passes one check with a probability of at most 2^-64.",
+        "checked",
+        verdict(min(powers) >= 2**constants.SOUNDNESS_BITS),
+        "Computed from the fields that the loader chose; bits are binary orders of magnitude of the error.",
+        {
+            "fields": ", ".join(
+                f"2^{modulus.bit_length()} - {2 ** modulus.bit_length() - modulus}" for modulus in moduli
+            ),
+            "repetitions": max(map(integrity.repetitions, moduli)),
+            "bits, one check": min(powers).bit_length() - 1,
+            "checks of all answers": checks,
+            "bits, all of them": (min(powers) // checks).bit_length() - 1,
+        },
+        ["spec/integrity.md"],
+        ["proofs/prove_freivalds.py"],
+        ["conformance_tests/test_enclave.py"],
+    )
+
+
 def _certificate(found: Found) -> Claim:
     stated = found.certificate
     ordered = stated.exact <= stated.bound and Fraction(stated.epsilon_bound) <= Fraction(NOMINAL_EPSILON)
@@ -254,6 +281,7 @@ def claims(options: Options, model: Model, found: Found) -> list[Claim]:
         *_traffic(model, found),
         _lies(found),
         _fits(model),
+        _soundness(model, found),
         _certificate(found),
         *_conforming(found),
         *_proved(options, found),

@@ -67,8 +67,16 @@ class Decoded:
     """Plain logits after each token fed, int64 [n, vocabulary]."""
     real: list[torch.Tensor] = field(default_factory=list)
     """Float32 logits of the same positions."""
-    identity: Tally = field(default_factory=Tally)
+    stepwise: Tally = field(default_factory=Tally)
+    """Masked logits against plain ones, token by token."""
+    whole: Tally = field(default_factory=Tally)
+    """The same masked logits against plain ones of a whole sequence at once."""
     cost: Cost = field(default_factory=Cost)
+
+    @property
+    def identity(self) -> Tally:
+        """Return the positions of masked logits, and the words that differ in either comparison."""
+        return Tally(self.stepwise.positions, self.stepwise.mismatches + self.whole.mismatches)
 
 
 def _moved(enclave: Enclave) -> tuple[int, int]:
@@ -124,8 +132,8 @@ def decode(
         progress(f"prompt {number} of {len(prompts)}: float32")
         result.cost.plain_float32_s += real.decoding_seconds(prompt, told.tokens[:-1])
         result.real.append(real.logits(told.fed))
-        result.identity.add(told.logits, stepwise)
-        result.identity.add(told.logits, whole[len(prompt) - 1 :])
+        result.stepwise.add(told.logits, stepwise)
+        result.whole.add(told.logits, whole[len(prompt) - 1 :])
         result.told.append(told)
         result.plain.append(whole)
     return result

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 IMPLEMENTATIONS: Final = ("veil_reference", "veil_optimized")
 GUARANTEE: Final = re.compile(r"^\*\*([A-Z]{3}-G[0-9]+)\*\* (.+)$", re.MULTILINE)
 CITATION: Final = re.compile(r"\b(Proves|Controls): ((?:[A-Z]{3}-G[0-9]+(?:, )?)+)\.")
-MARKED: Final = re.compile(r"requirement\(\"([A-Z]{3}-[RPG][0-9]+)\"\)")
+MARKER: Final = "pytest.mark.requirement"
 VERDICT: Final = re.compile(r"^([A-Z]{3}-[RPG][0-9]+) (PASS|FAIL|NOT CLAIMED)$", re.MULTILINE)
 
 
@@ -82,9 +82,19 @@ def tests_of(root: Path) -> dict[str, list[str]]:
     """Return for each requirement the test files under conformance_tests/ that are marked with it."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted((root / "conformance_tests").rglob("test_*.py")):
-        for name in sorted(set(MARKED.findall(path.read_text("utf-8")))):
+        for name in sorted(set(_marked(path))):
             found[name].append(path.relative_to(root).as_posix())
     return found
+
+
+def _marked(path: Path) -> Iterator[str]:
+    """Yield the requirement of every test of a file that is marked with one."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for call in node.decorator_list if isinstance(node, ast.FunctionDef) else []:
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == MARKER:
+                yield from (
+                    str(argument.value) for argument in call.args if isinstance(argument, ast.Constant)
+                )
 
 
 def _cited(path: Path) -> Iterator[tuple[str, str, str]]:

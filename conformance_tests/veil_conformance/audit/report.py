@@ -85,7 +85,7 @@ def found(report: Json, key: str) -> Json:
 
 def _number(value: float, form: str) -> str:
     if form == "percent":
-        return f"{100 * value:.2f} %"
+        return f"{100 * value:.2f} %" if not 0 < abs(value) < 0.0001 else f"{100 * value:.2g} %"
     if form == "seconds":
         return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
     if isinstance(value, int) or value == int(value):

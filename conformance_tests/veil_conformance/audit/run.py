@@ -17,7 +17,7 @@ from veil_conformance.audit import decoding, faithful, lying, report
 from veil_conformance.audit.attacking import Attacker
 from veil_conformance.audit.claims import Found, claims
 from veil_conformance.audit.content import assemble
-from veil_conformance.audit.decoding import Tally
+from veil_conformance.audit.decoding import Decoded, Tally
 from veil_conformance.audit.evidence import Evidence
 from veil_conformance.audit.options import INTEGER_FILE, NOMINAL_EPSILON, TOY_TABLE, Options
 from veil_optimized import accounting
@@ -75,33 +75,46 @@ def _fresh_tape() -> SeededTape:
     return SeededTape(os.urandom(constants.SEED_BYTES))
 
 
-def _measure(options: Options, model: Model, scratch: Path, tell: Callable[[str], None]) -> Found:
-    path = options.model / INTEGER_FILE
+@contextmanager
+def _evidence(options: Options, scratch: Path) -> Iterator[Evidence | None]:
+    """Yield the running proofs and suites, which end with the block."""
+    runs = Evidence(options.root, scratch) if options.suites else None
+    try:
+        yield runs
+    finally:
+        if runs is not None:
+            runs.stop()
+
+
+def _decode(options: Options, model: Model, address: str, tell: Callable[[str], None]) -> Decoded:
+    tell("loading the float32 model")
+    real = faithful.FloatModel(options.checkpoint)
     prompts = [options.words.tokens(prompt) for prompt in options.prompts]
-    letter = options.words.tokens(options.attacked)[: options.attacked_tokens]
+    return decoding.decode(model, real, address, prompts, options.new_tokens, tell)
+
+
+def _measure(options: Options, model: Model, scratch: Path, tell: Callable[[str], None]) -> Found:
+    """Return all that the claims need.
+
+    Proofs and suites run beside the reference alone: each is busy on one core, while everything else uses
+    all cores and would be timed wrongly.
+    """
+    path, words = options.model / INTEGER_FILE, options.words
+    letter = words.tokens(options.attacked, raw=True)[: options.attacked_tokens]
+    first = words.tokens(options.prompts[0], raw=True)[: options.reference_positions]
     with start_worker(path) as address:
-        tell("loading the float32 model")
-        real = faithful.FloatModel(options.checkpoint)
-        decoded = decoding.decode(model, real, address, prompts, options.new_tokens, tell)
-        del real
-        runs = Evidence(options.root, scratch) if options.suites else None
-        try:
-            attacked = Attacker(model, address, letter, scratch, _fresh_tape).run(tell)
-            tell("letting workers lie")
-            caught = lying.expose(model, prompts[0][:3])
-            first = options.words.tokens(options.prompts[0], raw=True)[: options.reference_positions]
+        decoded = _decode(options, model, address, tell)
+        close = faithful.compare(list(zip(decoded.plain, decoded.real, strict=True)))
+        with _evidence(options, scratch) as runs:
             compared = _against_reference(model, path, first, tell)
             tell("computing the certificate")
             alpha, stated, agree = _certified()
-            tell("waiting for the proofs")
+            tell("waiting for proofs and conformance suite")
             proofs = runs.proofs() if runs else None
-            tell("waiting for the conformance suite")
             conformance = runs.conformance() if runs else None
-        finally:
-            if runs:
-                runs.stop()
-    pairs = list(zip(decoded.plain, decoded.real, strict=True))
-    close = faithful.compare(pairs)
+        attacked = Attacker(model, address, letter, scratch, _fresh_tape).run(tell)
+    tell("letting workers lie")
+    caught = lying.expose(model, decoded.told[0].prompt[:3])
     return Found(decoded, compared, close, attacked, caught, stated, agree, alpha, proofs, conformance)
 
 
