@@ -159,7 +159,9 @@ def _open_folder(folder: Path) -> tuple[Config, Read]:
 
 def _open_gguf(path: Path) -> tuple[Config, Read]:
     from transformers import AutoModelForCausalLM, GgufConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         path.parent,
         gguf_file=path.name,

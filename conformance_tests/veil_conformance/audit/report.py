@@ -191,10 +191,9 @@ def verdict_table(claims: Sequence[Claim]) -> Table:
     table.add_column("claim", no_wrap=True)
     table.add_column("kind")
     table.add_column("verdict", no_wrap=True)
-    table.add_column("what it says")
+    table.add_column("what it says", no_wrap=True, overflow="ellipsis")
     for claim in claims:
         colour = COLOURS[claim.verdict]
         title = claim.title.replace("`", "")
-        title = title if len(title) <= 160 else title[:157] + "..."
         table.add_row(claim.id, claim.kind, Text(SHOWN[claim.verdict], colour), Text(title))
     return table

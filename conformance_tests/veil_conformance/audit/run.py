@@ -1,12 +1,14 @@
 """The audit of one model: run it masked, compare, attack, check, write report.json and report.html."""
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Final
 
 import torch
 from rich.console import Console
@@ -30,6 +32,9 @@ from veil_spec import constants
 from veil_spec.types import Certificate, TwoSidedGeometric
 
 __all__ = ["Options", "audit"]
+
+COLUMNS: Final = 140
+"""Width of what is printed where there is no terminal."""
 
 
 @contextmanager
@@ -136,8 +141,9 @@ def audit(options: Options) -> bool:
         tell("writing the report")
         content = assemble(options, model, found, made, time.perf_counter() - start)
         report.write(content, options.output, options.root)
-    options.console.print(report.verdict_table(made))
+    printed = Console(width=None if sys.stdout.isatty() else COLUMNS)
+    printed.print(report.verdict_table(made))
     overall = report.overall(made, model.name)
-    options.console.print(str(overall["sentence"]), style="bold" if overall["all_hold"] else "bold red")
-    options.console.print(f"report: {options.output / 'report.html'}", highlight=False)
+    printed.print(str(overall["sentence"]), style="bold" if overall["all_hold"] else "bold red")
+    printed.print(f"report: {options.output / 'report.html'}", highlight=False)
     return bool(overall["all_hold"])
