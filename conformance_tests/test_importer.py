@@ -94,3 +94,15 @@ def test_an_existing_target_is_left_alone(checkpoint: Path, tmp_path: Path) -> N
     with pytest.raises(Refused, match="exists already"):
         import_model(checkpoint, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.requirement("MDL-P1")
+@pytest.mark.parametrize(
+    "spare", ["model.layers.0.self_attn.q_proj.bias", "model.layers.1.self_attn.q_norm.weight"]
+)
+def test_a_tensor_that_a_plain_llama_lacks_is_refused_by_name(tmp_path: Path, spare: str) -> None:
+    source = write_checkpoint(tmp_path / "source", checkpoint_tensors() | {spare: torch.ones(24)})
+    with pytest.raises(Refused, match=spare) as refused:
+        import_model(source, tmp_path / "target")
+    assert refused.value.reason is Refusal.MODEL_UNSUPPORTED
+    assert not (tmp_path / "target").exists()

@@ -33,6 +33,7 @@ def audit(checkpoint: Path | None, output: Path, console: Console) -> bool:
     Refuses: as `import_model` and the auditor do.
     """
     checkpoint = checkpoint or default_checkpoint()
+    output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="veil-audit-") as scratch:
         folder = Path(scratch) / "model"
         with console.status("importing the checkpoint") as status:

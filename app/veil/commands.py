@@ -82,7 +82,7 @@ def import_(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="what to say to the model")],
+    prompt: Annotated[str, typer.Argument(help="what to say to the model; - reads standard input")],
     model: ModelOption,
     mode: Annotated[Mode, typer.Option(help="plain is unprotected, for comparison")] = Mode.MASKED,
     profile: ProfileOption = Profile.PAD,
@@ -95,10 +95,8 @@ def generate(
     """Generate text; without --worker, start an enclave and a worker process on this machine."""
     from veil import service
 
-    settings = _settings(model, mode, profile, m_over_d, transcript)
-    if not settings.private:
-        print("veil: not_private: no guarantee covers this run", file=sys.stderr)
-    request = service.Request(prompt, new_tokens, raw)
+    settings = _settings(model, mode, profile, m_over_d, transcript, worker)
+    request = service.Request(sys.stdin.read() if prompt == "-" else prompt, new_tokens, raw)
     with _worker_address(settings, worker) as address, service.start_enclave(settings, address) as enclave:
         for piece in enclave.ask(request):
             print(piece, end="", flush=True)
@@ -117,7 +115,7 @@ def enclave(
     """Serve prompts as JSON lines on standard input and output, with every product computed by a worker."""
     from veil import service
 
-    settings = _settings(model, mode, profile, m_over_d, transcript)
+    settings = _settings(model, mode, profile, m_over_d, transcript, worker)
     if settings.mode == "masked" and worker is None:
         raise Refused(
             Refusal.WORKER_LOST, "--worker is missing: give the HOST:PORT that `veil worker` prints"
@@ -136,6 +134,7 @@ def worker(
     from veil.importer import INTEGER_FILE
     from veil_optimized import worker as process
 
+    _check_device(device)
     process.serve(model / INTEGER_FILE, address, process.announce, device, parent)
 
 
@@ -187,17 +186,39 @@ def audit(
 
 
 def _settings(
-    model: Path, mode: Mode, profile: Profile, m_over_d: str | None, transcript: Path | None
+    model: Path,
+    mode: Mode,
+    profile: Profile,
+    m_over_d: str | None,
+    transcript: Path | None,
+    worker: str | None,
 ) -> "service.Settings":
     if mode in (Mode.SPLIT, Mode.BOTH):
         raise Refused(Refusal.MODE_UNAVAILABLE, f"--mode {mode} is not in this edition: use masked or plain")
     if profile is Profile.LWE:
         raise Refused(Refusal.MODE_UNAVAILABLE, "--profile lwe is not in this edition: use pad")
+    masked_only = {"--profile rank": profile is Profile.RANK, "--transcript": transcript, "--worker": worker}
+    for option, given in masked_only.items():
+        if mode is Mode.PLAIN and given:
+            raise Refused(Refusal.MODE_UNAVAILABLE, f"{option} means nothing with --mode plain: leave it out")
     if transcript is not None and transcript.exists():
         raise Refused(Refusal.MODE_UNAVAILABLE, f"--transcript {transcript} exists already: name a new file")
     from veil import service
 
-    return service.Settings(model, str(mode), str(profile), _ratio(m_over_d), transcript)
+    settings = service.Settings(model, str(mode), str(profile), _ratio(m_over_d), transcript)
+    if not settings.private:
+        print("veil: not_private: no guarantee covers this run", file=sys.stderr)
+    return settings
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        remedy = f"--device {device} cannot be used on this machine: give cpu, or cuda where there is a GPU"
+        raise Refused(Refusal.MODE_UNAVAILABLE, remedy) from error
 
 
 def _ratio(text: str | None) -> Fraction | None:
@@ -220,6 +241,13 @@ def _worker_address(settings: "service.Settings", given: str | None) -> Iterator
         yield address
 
 
+REMEDIES = {
+    Refusal.CHECK_FAILED: "the worker returned a wrong product, and the epoch has ended: use another worker",
+    Refusal.NOT_IN_FIELD: "the worker returned what is no field element: use another worker",
+}
+"""What a user can do about a refusal that carries no words of its own."""
+
+
 def _fail(message: str) -> NoReturn:
     print(f"veil: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
@@ -233,7 +261,9 @@ def run(arguments: Sequence[str]) -> int:
     try:
         status = app(list(arguments), prog_name="veil", standalone_mode=False)
     except Refused as refused:
-        _fail(refused.detail or str(refused.reason))
+        _fail(f"{refused.detail or REMEDIES.get(refused.reason, 'refused')} ({refused.reason})")
+    except OSError as error:
+        _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
     except KeyboardInterrupt:
         _fail("interrupted")
     except Exception as error:

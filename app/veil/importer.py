@@ -4,7 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -21,6 +21,8 @@ from veil_spec.types import ModelShape
 
 INTEGER_FILE: Final = "integer.safetensors"
 FLOAT_TYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
+ALLOWED_SPARE: Final = ("rotary_emb.inv_freq", "rotary_emb.original_inv_freq")
+"""Ends of the names of tensors that a configuration implies."""
 Config = dict[str, object]
 Read = Callable[[str], torch.Tensor]
 Progress = Callable[[str], None]
@@ -136,28 +138,45 @@ def _names(file: safe_open) -> list[str]:
     return list(file.keys())  # type: ignore[no-untyped-call]
 
 
-def _safetensors_reader(folder: Path) -> Read:
+@dataclass
+class Source:
+    """An open checkpoint that notes which of its tensors were read."""
+
+    config: Config
+    names: set[str]
+    get: Read
+
+    def read(self, name: str) -> torch.Tensor:
+        """Return a tensor as float32 by its name. Refuses: MODEL_MALFORMED, MODEL_UNSUPPORTED."""
+        if name not in self.names:
+            raise Refused(Refusal.MODEL_MALFORMED, f"the checkpoint lacks the tensor {name}")
+        self.names.remove(name)
+        return _checked(name, self.get(name))
+
+    def check_spent(self, tied: bool) -> None:
+        """Refuse tensors that a plain Llama does not have. Refuses: MODEL_UNSUPPORTED."""
+        spare = {name for name in self.names if not name.endswith(ALLOWED_SPARE)} - (
+            {"lm_head.weight"} if tied else set()
+        )
+        if spare:
+            raise _unsupported(f"the tensor {min(spare)} does not belong to a plain llama")
+
+
+def _open_folder(folder: Path) -> Source:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise Refused(Refusal.MODEL_MALFORMED, f"{folder} holds no .safetensors file")
     opened = [safe_open(path, framework="pt") for path in files]
     where = {name: file for file in opened for name in _names(file)}
 
-    def read(name: str) -> torch.Tensor:
-        if name not in where:
-            raise Refused(Refusal.MODEL_MALFORMED, f"{folder} lacks the tensor {name}")
+    def get(name: str) -> torch.Tensor:
         tensor: torch.Tensor = where[name].get_tensor(name)  # type: ignore[no-untyped-call]
-        return _checked(name, tensor)
+        return tensor
 
-    return read
-
-
-def _open_folder(folder: Path) -> tuple[Config, Read]:
-    config = json.loads((folder / "config.json").read_text())
-    return config, _safetensors_reader(folder)
+    return Source(json.loads((folder / "config.json").read_text()), set(where), get)
 
 
-def _open_gguf(path: Path) -> tuple[Config, Read]:
+def _open_gguf(path: Path) -> Source:
     from transformers import AutoModelForCausalLM, GgufConfig
     from transformers.utils import logging
 
@@ -168,8 +187,8 @@ def _open_gguf(path: Path) -> tuple[Config, Read]:
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
     )
-    state = model.state_dict()
-    return model.config.to_dict(), lambda name: _checked(name, state[name])
+    state: dict[str, torch.Tensor] = model.state_dict()
+    return Source(model.config.to_dict(), set(state), state.__getitem__)
 
 
 def _save_tokenizer(source: Path, target: Path) -> None:
@@ -194,10 +213,11 @@ def import_model(source: Path, target: Path, progress: Progress = lambda line: N
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".veil-import-", dir=target.parent))
     try:
-        config, read = _open_gguf(source) if source.is_file() else _open_folder(source)
-        shape = shape_of(config)
+        checkpoint = _open_gguf(source) if source.is_file() else _open_folder(source)
+        shape = shape_of(checkpoint.config)
         name = source.stem if source.is_file() else source.resolve().name
-        tensors = integer_tensors(shape, read, progress)
+        tensors = integer_tensors(shape, checkpoint.read, progress)
+        checkpoint.check_spent(shape.tied)
         if {key: (value.dtype, list(value.shape)) for key, value in tensors.items()} != tensor_shapes(shape):
             raise Refused(
                 Refusal.MODEL_MALFORMED, f"{source}: the tensors do not have the configuration's shapes"

@@ -1,6 +1,7 @@
 """The enclave as a process: prompts in, tokens out, as JSON lines between it and the one that started it."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -77,6 +78,7 @@ class Reply(TypedDict, total=False):
     refusal: str
     detail: str
     done: bool
+    not_private: bool
 
 
 def _request(line: str) -> Request:
@@ -96,8 +98,14 @@ def _enclave(settings: Settings, model: Model, worker: str | None) -> Iterator[E
     if settings.mode == "plain" or worker is None:
         yield None
         return
-    with epoch(model, worker, settings.masking, settings.transcript) as enclave:
-        yield enclave
+    opened = False
+    try:
+        with epoch(model, worker, settings.masking, settings.transcript) as enclave:
+            opened = True
+            yield enclave
+    finally:
+        if settings.transcript is not None and not opened:
+            settings.transcript.unlink(missing_ok=True)
 
 
 def _answer(model: Model, text: Text, enclave: Enclave | None, request: Request) -> Iterator[Reply]:
@@ -108,12 +116,13 @@ def _answer(model: Model, text: Text, enclave: Enclave | None, request: Request)
     made = steps(decoder, prompt, request.new_tokens, text.stop)
     for piece in text.pieces(step.token for step in made):
         yield {"piece": piece}
-    yield {"done": True}
+    yield {"done": True, "not_private": enclave is None or not enclave.masking.private}
 
 
 def serve(settings: Settings, worker: str | None, requests: IO[str], replies: IO[str]) -> None:
     """Answer each request line with reply lines, all in one epoch, until the requests end."""
     model, text = load(settings.integer_file), Text(settings.model)
+    _check_rank(model, settings.m_over_d)
     with _enclave(settings, model, worker) as enclave:
         for line in requests:
             for reply in _guarded(model, text, enclave, line):
@@ -122,11 +131,26 @@ def serve(settings: Settings, worker: str | None, requests: IO[str], replies: IO
                 return
 
 
+def _check_rank(model: Model, ratio: Fraction | None) -> None:
+    narrowest = min(group.weights.shape[1] for group in model.groups)
+    if ratio is not None and ratio * narrowest < 1:
+        remedy = f"--m-over-d {ratio} leaves no row for a layer of width {narrowest}: choose a larger one"
+        raise Refused(Refusal.RANK_OUT_OF_RANGE, remedy)
+
+
 def _guarded(model: Model, text: Text, enclave: Enclave | None, line: str) -> Iterator[Reply]:
     try:
         yield from _answer(model, text, enclave, _request(line))
     except Refused as refused:
         yield {"refusal": str(refused.reason), "detail": refused.detail}
+
+
+def _as_said(errors: str) -> Refused:
+    """Return the refusal of an enclave process that ended, from its last line of errors."""
+    said = re.search(r"^veil: (.*?)(?: \(([A-Z_]+)\))?$", errors.strip().rpartition("\n")[2])
+    if said is None:
+        return Refused(Refusal.WORKER_LOST, "the enclave process ended early")
+    return Refused(Refusal(said[2] or Refusal.WORKER_LOST), said[1])
 
 
 class Running:
@@ -148,8 +172,7 @@ class Running:
             if "done" in reply:
                 return
             yield reply["piece"]
-        said = self._errors.read().strip().rpartition("\n")[2].removeprefix("veil: ")
-        raise Refused(Refusal.WORKER_LOST, said or "the enclave process ended early")
+        raise _as_said(self._errors.read())
 
 
 @contextmanager

@@ -14,8 +14,8 @@ class Text:
     def __init__(self, folder: Path) -> None:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            remedy = f"{folder} holds no tokenizer: make the directory with `veil import`"
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            remedy = f"{folder} holds no tokenizer: make it with `veil import`"
             raise Refused(Refusal.MODEL_MALFORMED, remedy) from error
 
     @property
@@ -24,9 +24,16 @@ class Text:
         return {self._tokenizer.eos_token_id} - {None}
 
     def tokens(self, prompt: str, raw: bool = False) -> list[int]:
-        """Return a prompt's tokens, in the model's chat template unless raw. Refuses: PROMPT_EMPTY."""
+        """Return a prompt's tokens, in the model's chat template unless raw.
+
+        Refuses: PROMPT_EMPTY, PROMPT_MALFORMED.
+        """
         if not prompt.strip():
             raise Refused(Refusal.PROMPT_EMPTY, "the prompt is empty: give some text")
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise Refused(Refusal.PROMPT_MALFORMED, "the prompt is not UTF-8 text") from error
         if raw or self._tokenizer.chat_template is None:
             return [int(token) for token in self._tokenizer(prompt)["input_ids"]]
         chat = [{"role": "user", "content": prompt}]

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Refusal(StrEnum):
-    """A reason to refuse; spec/README.md says which may depend on secret data (only TAPE_EXHAUSTED)."""
+    """A reason to refuse; spec/README.md says which of them look at secret data, and what shows."""
 
     SEED_LENGTH = "SEED_LENGTH"
     STREAM_OUT_OF_RANGE = "STREAM_OUT_OF_RANGE"
@@ -29,6 +29,7 @@ class Refusal(StrEnum):
 
     TOKEN_OUT_OF_RANGE = "TOKEN_OUT_OF_RANGE"
     PROMPT_EMPTY = "PROMPT_EMPTY"
+    PROMPT_MALFORMED = "PROMPT_MALFORMED"
     CONTEXT_EXCEEDED = "CONTEXT_EXCEEDED"
     MODEL_MALFORMED = "MODEL_MALFORMED"
     MODEL_UNSUPPORTED = "MODEL_UNSUPPORTED"
