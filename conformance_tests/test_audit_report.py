@@ -1,6 +1,8 @@
 """The audit on a small model, its report against itself, and what each of its checks refuses."""
 
+import base64
 import copy
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -10,10 +12,15 @@ from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Final
+from xml.etree import ElementTree
 
 import jsonschema
+import matplotlib as mpl
+import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
+from numpy.typing import NDArray
 from rich.console import Console
 
 import tiny_checkpoint
@@ -21,16 +28,20 @@ from veil.importer import import_model
 from veil.text import Text
 from veil_conformance import tiny_model
 from veil_conformance.attacks import null_space
-from veil_conformance.audit import decoding, evidence, faithful, lying, report, statistics
-from veil_conformance.audit.attacking import Attacker, Outcome
+from veil_conformance.audit import decoding, evidence, faithful, lying, picture, report, statistics
+from veil_conformance.audit.attacking import DECODED, Attacker, Outcome
+from veil_conformance.audit.claims import soundness
+from veil_conformance.audit.decoding import Checking
 from veil_conformance.audit.options import Options
 from veil_conformance.audit.report import Claim, Json
 from veil_conformance.audit.run import audit
-from veil_optimized.enclave import Enclave
+from veil_optimized import transcript
+from veil_optimized.enclave import Enclave, Masking, epoch
+from veil_optimized.generate import generate
 from veil_optimized.model import Decoder, Model, load
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
-from veil_optimized.transcript import Header
+from veil_optimized.transcript import Direction, Header, Writer
 from veil_optimized.transport import LocalTransport, RecordingTransport
 from veil_optimized.worker import Worker, place
 from veil_reference import model as reference_model
@@ -89,6 +100,7 @@ class Reader(HTMLParser):
         self.headings: list[str] = []
         self.tags: set[str] = set()
         self.addresses: list[str] = []
+        self.pictures: dict[str, str] = {}
         self._open: list[tuple[str, str | None]] = []
         self.feed(page)
         self.close()
@@ -97,6 +109,8 @@ class Reader(HTMLParser):
         named = dict(attrs)
         self.tags.add(tag)
         self.addresses += [str(named[name]) for name in ("src", "href") if name in named]
+        if tag == "img":
+            self.pictures[str(named["alt"])] = str(named["src"])
         if tag in VOID:
             return
         inherited = self._open[-1][1] if self._open else None
@@ -148,6 +162,36 @@ def same(text: str, value: Json) -> bool:
     return abs(read - Decimal(value) * scale) <= Decimal(5).scaleb(exponent - 1)
 
 
+def columns(address: str) -> tuple[list[str], list[str]]:
+    """Return the words at the left and at the right edge of a picture, from top to bottom, without titles."""
+    svg = ElementTree.fromstring(base64.b64decode(address.removeprefix("data:image/svg+xml;base64,")))
+    width = float(svg.attrib["viewBox"].split()[2])
+    left: list[tuple[float, str]] = []
+    right: list[tuple[float, str]] = []
+    for text in svg.iter("{http://www.w3.org/2000/svg}text"):
+        x, y = float(text.attrib["x"]), float(text.attrib["y"])
+        said = "".join(text.itertext())
+        if said in picture.TITLES or "middle" in text.attrib.get("style", ""):
+            continue
+        (left if x < width / 4 else right).append((y, said))
+    return [said for _, said in sorted(left)], [said for _, said in sorted(right)]
+
+
+def picture_problems(reader: Reader, content: Json) -> Iterator[str]:
+    """Yield each profile whose picture has other tokens, guesses, marks or order than report.json."""
+    for profile in ("rank", "pad"):
+        alt = f"Profile {profile}: tokens, integers, field elements and guesses"
+        words = [picture.visible(str(token)) for token in as_list(value_at(content, "picture.tokens"))]
+        seen = as_dict(value_at(content, f"picture.{profile}"))
+        marked = zip(as_list(seen["right"]), as_list(seen["guesses"]), strict=True)
+        marks = [
+            ("\N{CHECK MARK} " if hit else "\N{BALLOT X} ") + picture.visible(str(guess))
+            for hit, guess in marked
+        ]
+        if columns(reader.pictures[alt]) != (words, marks):
+            yield f"picture.{profile}"
+
+
 def problems(page: str, content: Json) -> Iterator[str]:
     """Yield what the page shows and report.json does not say."""
     reader = Reader(page)
@@ -156,6 +200,7 @@ def problems(page: str, content: Json) -> Iterator[str]:
             yield f"{key}: {text}"
     for text in reader.loose:
         yield from (f"a number of no key: {number}" for number in NUMBER.findall(text))
+    yield from picture_problems(reader, content)
 
 
 def test_the_audit_holds_on_a_small_model(folder: Path, content: dict[str, Json]) -> None:
@@ -170,7 +215,7 @@ def test_the_audit_holds_on_a_small_model(folder: Path, content: dict[str, Json]
 
 
 def test_the_audit_fails_on_what_it_measures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong word, a wrong reference word, flips, and an attack that finds nothing."""
+    """A wrong word, a wrong reference word, flips, no check, and an attack that finds nothing."""
     step, compare = reference_model.Decoder.step, faithful.compare
     stepwise = decoding.plain_stepwise
     guess = null_space.Guess(0, False)
@@ -181,6 +226,7 @@ def test_the_audit_fails_on_what_it_measures(folder: Path, monkeypatch: pytest.M
         return rows
 
     monkeypatch.setattr(decoding, "plain_stepwise", wrong_word)
+    monkeypatch.setattr(decoding, "epoch", lambda model, address: epoch(model, address, Masking(check=False)))
     monkeypatch.setattr(reference_model.Decoder, "step", lambda self, token: [0, *step(self, token)[1:]])
     monkeypatch.setattr(faithful, "compare", lambda pairs: compare([(a, -b) for a, b in pairs]))
     monkeypatch.setattr(null_space, "guesses", lambda seen, words, basis: [guess] * len(seen.masked))
@@ -193,30 +239,107 @@ def test_the_audit_fails_on_what_it_measures(folder: Path, monkeypatch: pytest.M
         "faithful",
         "rank-leaks-1/2",
         "rank-leaks-9/10",
+        "check-soundness",
     }
     assert value_at(broken, "bit_identity.masked_vs_plain") is False
     assert value_at(broken, "bit_identity.optimized_vs_reference") is False
     assert list(problems((folder / "broken" / "report.html").read_text("utf-8"), broken)) == []
 
 
-def test_frames_of_another_length_are_not_as_predicted(tmp_path: Path) -> None:
+def small(folder: Path) -> Model:
+    """Return a small model that is in a file of this folder."""
     shape = replace(tiny_model.SMALL, vocabulary=40)
-    model = load(tiny_model.write(tmp_path / "integer.safetensors", shape, b"exposed"))
+    return load(tiny_model.write(folder / "integer.safetensors", shape, b"exposed"))
+
+
+def recorded(model: Model, path: Path, prompt: list[int]) -> None:
+    """Write the transcript of a prompt and DECODED steps after it."""
     worker = Worker(place(model, "cpu"), model.digest)
     fields = tuple(group.modulus for group in model.groups)
-    header = Header(__version__, model.digest, "pad", None, bytes(16), fields)
-    transport = RecordingTransport(LocalTransport(worker.handle), tmp_path / "transcript", header)
-    with Channel(transport, bytes(16)) as channel:
+    header = Header(__version__, model.digest, "pad", None, bytes(range(16)), fields)
+    transport = RecordingTransport(LocalTransport(worker.handle), path, header)
+    with Channel(transport, header.epoch) as channel:
         enclave = Enclave(model, channel)
         enclave.open()
-        Decoder(model, enclave.products).step([1, 2, 3])
+        generate(Decoder(model, enclave.products), prompt, 1 + DECODED)
 
-    def as_predicted(prompt: list[int]) -> bool:
-        attacker = Attacker(model, "nowhere", prompt, tmp_path, lambda: SeededTape(bytes(32)))
-        return attacker.exposure(tmp_path / "transcript").as_predicted
 
-    assert as_predicted([4, 5, 6])
-    assert not as_predicted([4, 5])
+def as_predicted(model: Model, path: Path, prompt: list[int]) -> bool:
+    """Return whether a transcript shows what a prompt of this length predicts."""
+    attacker = Attacker(model, "nowhere", prompt, path.parent, lambda: SeededTape(bytes(32)))
+    return attacker.exposure(path).as_predicted
+
+
+def test_frames_of_another_length_are_not_as_predicted(tmp_path: Path) -> None:
+    model, path = small(tmp_path), tmp_path / "transcript"
+    recorded(model, path, [1, 2, 3])
+    assert as_predicted(model, path, [4, 5, 6])
+    assert not as_predicted(model, path, [4, 5])
+    assert not as_predicted(replace(model, digest=bytes(32)), path, [4, 5, 6])
+
+
+def test_any_byte_but_field_elements_is_predicted(tmp_path: Path) -> None:
+    model, path, other = small(tmp_path), tmp_path / "transcript", tmp_path / "other"
+    recorded(model, path, [1, 2, 3])
+    whole = transcript.read(path)
+    toward = [n for n, record in enumerate(whole.records) if record.direction is Direction.TO_WORKER]
+    assert len(toward) == 1 + (1 + DECODED) * len(model.groups)
+
+    def with_changed(number: int, place: int) -> bool:
+        with Writer(other, whole.header) as writer:
+            for n, record in enumerate(whole.records):
+                data = bytearray(record.data)
+                if n == number:
+                    data[place] ^= 1
+                writer.record(record.direction, bytes(data))
+        return as_predicted(model, other, [1, 2, 3])
+
+    greeting, last = toward[0], toward[-1]
+    epoch_at, step_at = 8, 28
+    assert not any(with_changed(number, epoch_at) for number in (greeting, toward[1], last))
+    assert not with_changed(last, step_at)
+    assert not with_changed(greeting, -1)
+    assert with_changed(last, -1)
+
+
+def test_a_transcript_with_more_or_fewer_frames_is_not_as_predicted(tmp_path: Path) -> None:
+    model, path, other = small(tmp_path), tmp_path / "transcript", tmp_path / "other"
+    recorded(model, path, [1, 2, 3])
+    whole = transcript.read(path)
+    for records in (whole.records[:-2], whole.records + whole.records[-2:]):
+        with Writer(other, whole.header) as writer:
+            for record in records:
+                writer.record(record.direction, record.data)
+        assert not as_predicted(model, other, [1, 2, 3])
+
+
+def test_soundness_is_read_from_what_ran(tmp_path: Path) -> None:
+    """It holds with the check on, and fails if one epoch went without, or with too few vectors."""
+    model = small(tmp_path)
+
+    def ran(*maskings: Masking) -> Checking:
+        checking = Checking()
+        for masking in maskings:
+            worker = Worker(place(model, "cpu"), model.digest)
+            with Channel(LocalTransport(worker.handle), bytes(16)) as channel:
+                enclave = Enclave(model, channel, masking)
+                enclave.open()
+                Decoder(model, enclave.products).step([1, 2])
+                checking.add(enclave)
+        return checking
+
+    good = ran(Masking(), Masking())
+    assert good.received == good.checked == 2 * len(model.groups)
+    assert soundness(model, good).verdict == "holds"
+    few = replace(good, vectors=(1, *good.vectors[1:]))
+    for bad in (
+        ran(Masking(check=False)),
+        ran(Masking(), Masking(check=False)),
+        replace(good, checked=good.checked - 1),
+        few,
+        Checking(),
+    ):
+        assert soundness(model, bad).verdict == "fails"
 
 
 def test_only_marked_tests_are_named(root: Path, tmp_path: Path) -> None:
@@ -266,6 +389,54 @@ def test_a_page_of_another_report_is_noticed(page: str, content: dict[str, Json]
     new: Json = old * 1.01 + 1 if isinstance(old, int | float) else f"{old}s"
     as_dict(value_at(other, place))[name] = new
     assert [problem.partition(":")[0] for problem in problems(page, other)] == [key]
+
+
+def test_pictures_of_another_report_are_noticed(page: str, content: dict[str, Json]) -> None:
+    swapped, turned = copy.deepcopy(content), copy.deepcopy(content)
+    scene = as_dict(swapped["picture"])
+    scene["rank"], scene["pad"] = scene["pad"], scene["rank"]
+    assert list(problems(page, swapped)) == ["picture.rank", "picture.pad"]
+    guesses = as_list(value_at(turned, "picture.rank.guesses"))
+    assert guesses[0] != guesses[1]
+    guesses[:2] = guesses[1::-1]
+    assert list(problems(page, turned)) == ["picture.rank"]
+    tokens = as_list(as_dict(content["picture"])["tokens"])
+    other = copy.deepcopy(content)
+    as_list(value_at(other, "picture.tokens"))[-1] = f"x{tokens[-1]}"
+    assert list(problems(page, other)) == ["picture.rank", "picture.pad"]
+
+
+def painted(address: str, number: int, rows: int, columns: int) -> NDArray[np.float64]:
+    """Return the colours at the centres of the cells of a picture's image, [rows, columns, 4] in 0 .. 1."""
+    svg = ElementTree.fromstring(base64.b64decode(address.removeprefix("data:image/svg+xml;base64,")))
+    image = list(svg.iter("{http://www.w3.org/2000/svg}image"))[number]
+    data = image.attrib["{http://www.w3.org/1999/xlink}href"].removeprefix("data:image/png;base64,")
+    pixels = np.asarray(imread(io.BytesIO(base64.b64decode(data))), dtype=np.float64)
+    upright = pixels[::-1] if "scale(1 -1)" in image.attrib["transform"] else pixels
+    down = ((np.arange(rows) + 0.5) * upright.shape[0] / rows).astype(int)
+    across = ((np.arange(columns) + 0.5) * upright.shape[1] / columns).astype(int)
+    return np.asarray(upright[np.ix_(down, across)], dtype=np.float64)
+
+
+def test_the_pictures_cells_are_the_reports(page: str, content: dict[str, Json]) -> None:
+    drawn, scene = Reader(page).pictures, as_dict(content["picture"])
+    colours, limit = mpl.colormaps[picture.COLOURS], np.log2(int(str(scene["modulus"])) / 2)
+    shades: dict[str, NDArray[np.float64]] = {}
+    for profile in ("rank", "pad"):
+        (address,) = (drawn[alt] for alt in drawn if profile in alt)
+        for number, cells in enumerate((scene["integers"], as_dict(scene[profile])["elements"])):
+            bits = picture.signed_bits(cells)  # type: ignore[arg-type]
+            shades[profile] = np.asarray(colours((bits + limit) / (2 * limit)))
+            seen = painted(address, number, *bits.shape)
+            assert np.abs(seen - shades[profile]).max() < 0.03
+    assert np.abs(shades["rank"] - shades["pad"]).max() > 0.3
+
+
+@pytest.mark.parametrize("token", ["$x$ <b>&amp;", "a$b", " 5\\$ \n", "\\frac{"])
+def test_a_picture_shows_tokens_as_they_are(token: str) -> None:
+    drawn = picture.draw([token, "b"], [[1], [2]], [[1], [2]], ["b", token], [False, True], 2**31 - 1)
+    shown = picture.visible(token)
+    assert columns(drawn) == ([shown, "b"], ["\N{BALLOT X} b", f"\N{CHECK MARK} {shown}"])
 
 
 def test_a_number_without_a_key_is_noticed(page: str, content: dict[str, Json]) -> None:

@@ -164,6 +164,34 @@ def test_without_the_check_a_wrong_element_goes_unnoticed(model: Model) -> None:
     assert not torch.equal(lied_to, Decoder(model).step(PROMPT))
 
 
+def test_every_product_is_checked_and_counted(model: Model) -> None:
+    enclave, _ = _enclave(model)
+    Decoder(model, enclave.products).step(PROMPT)
+    assert enclave.checked == enclave.channel.round_trips == len(model.groups)
+    powers = [group.modulus**count for group, count in zip(model.groups, enclave.secret_vectors, strict=True)]
+    assert min(powers) >= 2**64
+    off, _ = _enclave(model, masking=Masking(check=False))
+    Decoder(model, off.products).step(PROMPT)
+    assert (off.checked, off.channel.round_trips) == (0, len(model.groups))
+    assert off.secret_vectors == (0,) * len(model.groups)
+    lied_to, _ = _enclave(model, LIES["all zero"][0])
+    with pytest.raises(Refused):
+        Decoder(model, lied_to.products).step(PROMPT)
+    assert (lied_to.checked, lied_to.channel.round_trips) == (0, 1)
+
+
+def test_preparing_the_check_is_part_of_the_cost(model: Model) -> None:
+    enclave, _ = _enclave(model)
+    sizes = [group.weights.numel() for group in model.groups]
+    prepared = sum(count * size for count, size in zip(enclave.secret_vectors, sizes, strict=True))
+    assert enclave.cost.macs_offline == prepared > 0
+    assert enclave.cost.prepare_seconds > 0 and enclave.cost.mint_seconds == 0
+    enclave.mint_ahead(0, 3)
+    assert enclave.cost.macs_offline == prepared + 3 * sum(sizes)
+    off, _ = _enclave(model, masking=Masking(check=False))
+    assert (off.cost.prepare_seconds, off.cost.macs_offline) == (0, 0)
+
+
 def test_a_minter_gives_each_address_once(model: Model) -> None:
     minter = LocalMinter(SeededTape(bytes(32)))
     minter.mint(model.groups[0], 1, 3)

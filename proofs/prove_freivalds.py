@@ -96,7 +96,7 @@ def test_the_reference_accepts_each_wrong_product_for_one_secret_in_p(
     Then: an error of rank r passes for exactly p**(n-r) secrets, so one row is the worst case.
     Assuming: INT-A1.
     Proves: INT-G1.
-    Pins: veil_reference.integrity.verify 91822388.
+    Pins: veil_reference.integrity.verify 94df2697.
     Pins: veil_reference.integrity.check_key e273903b.
     """
     monkeypatch.setattr(constants, "PRIMES", (3,))

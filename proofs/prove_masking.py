@@ -84,7 +84,7 @@ def test_choose_modulus_admits_only_products_within_the_bound() -> None:
     (argued).
     Assuming: nothing.
     Proves: RMO-G4.
-    Pins: veil_reference.remo.choose_modulus 07553591.
+    Pins: veil_reference.remo.choose_modulus 7ce09543.
     """
     largest, half = z3.Ints("largest half")
     given = z3.And(largest >= 0, (constants.ACTIVATION_LIMIT + 1) * largest <= half)

@@ -54,7 +54,7 @@ def test_the_decoder_reaches_its_linear_weights_only_through_products() -> None:
     over the calls).
     Assuming: nothing.
     Proves: MDL-G1.
-    Pins: veil_reference.model.Decoder d42a5ea8.
+    Pins: veil_reference.model.Decoder ee8876ea.
     """
     source = getsource(model)
     assert sorted(set(uses(source, "weights"))) == ["__call__", "accumulate", "embed"]

@@ -64,7 +64,7 @@ def test_pairs_of_elements_are_uniform_and_independent_on_every_small_tape() -> 
     2 (1 - p / 2**b)**(n + 1) after n retries, which has the limit 0 (argued).
     Assuming: nothing.
     Proves: TAP-G1.
-    Pins: veil_reference.tape.field_element 84bf95e2.
+    Pins: veil_reference.tape.field_element 0c09ab48.
     """
     counts = pair_counts(tape.field_element)
     assert is_uniform(counts)

@@ -502,8 +502,8 @@ def model_cases() -> list[Case]:
         made.append(floats_case("MDL-R1", "Known", "quantise_weights", comment, values))
         made.append(floats_case("MDL-R2", "Known", "quantise_gains", comment, values))
     for bad in (float("inf"), float("nan")):
-        made.append(floats_case("MDL-R1", "Refusal", "quantise_weights", "not finite", [1.0, bad]))
-        made.append(floats_case("MDL-R2", "Refusal", "quantise_gains", "not finite", [bad]))
+        made.append(floats_case("MDL-R12", "Refusal", "quantise_weights", "not finite", [1.0, bad]))
+        made.append(floats_case("MDL-R12", "Refusal", "quantise_gains", "not finite", [bad]))
     untied = replace(TINY, tied=False)
     made.append(model_case("MDL-R3", "Known", "a tied head", TINY, [1], "tied"))
     made.append(model_case("MDL-R3", "Known", "a head of its own", untied, [1], "untied"))
@@ -531,7 +531,7 @@ def model_cases() -> list[Case]:
     grouped = replace(TINY, layers=2, heads=4, kv_heads=2, tied=False)
     made.append(model_case("MDL-R7", "Known", "shared heads, two layers", grouped, [2, 2, 0], "grouped"))
     made.append(model_case("MDL-R6", "Refusal", "token outside the vocabulary", TINY, [4], "embedding"))
-    made.append(model_case("MDL-R9", "Refusal", "beyond the context", TINY, [1] * 5, "step"))
+    made.append(model_case("MDL-R13", "Refusal", "beyond the context", TINY, [1] * 5, "step"))
     for name, value in (("final_norm.gains", 2**24 + 1), ("layers.0.o.mantissa", 2**14 - 1)):
         tensor = parts[1][name]
         broken = parts[1] | {name: replace(tensor, values=(value, *tensor.values[1:]))}

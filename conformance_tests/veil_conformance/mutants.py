@@ -478,7 +478,7 @@ def rounds_weights_halves_up(weights: Sequence[float]) -> WeightRow:
     return replace(right, values=tuple((Fraction(w) / unit + Fraction(1, 2)).__floor__() for w in weights))
 
 
-@mutant("MDL-R1", "quantise_weights")
+@mutant("MDL-R12", "quantise_weights")
 def lets_infinite_weights_pass(weights: Sequence[float]) -> WeightRow:
     """Read what is not finite as 0."""
     return RIGHT.quantise_weights([w if abs(w) < float("inf") else 0.0 for w in weights])
@@ -641,7 +641,7 @@ def drops_attention(path: Path, tokens: Sequence[int]) -> list[list[int]]:
     return stepped(Parallel(model.load(path)), tokens)
 
 
-@mutant("MDL-R9", "logits")
+@mutant("MDL-R13", "logits")
 def slides_its_context(path: Path, tokens: Sequence[int]) -> Sequence[Sequence[int]]:
     """Answer beyond the context."""
     return RIGHT.logits(path, tokens[: model.load(path).shape.context])
@@ -814,6 +814,13 @@ def transposes_the_weights(weights: Rows, challenge: Rows, modulus: int) -> Rows
 def checks_the_first_vector(masked: Rows, product: Rows, challenge: Rows, key: Rows, modulus: int) -> None:
     """Use one secret vector only."""
     RIGHT.verify(masked, product, challenge[:1], key[:1], modulus)
+
+
+@mutant("INT-R4", "verify")
+def pairs_what_there_is(masked: Rows, product: Rows, challenge: Rows, key: Rows, modulus: int) -> None:
+    """Leave out secret vectors without a key."""
+    pairs = min(len(challenge), len(key))
+    RIGHT.verify(masked, product, challenge[:pairs], key[:pairs], modulus)
 
 
 @mutant("INT-R4", "verify")

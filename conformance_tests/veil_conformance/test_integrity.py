@@ -114,7 +114,12 @@ BROKEN: dict[str, tuple[Refusal, Callable[[Implementation], object]]] = {
     "inner": (Refusal.SHAPE_MISMATCH, lambda i: i.verify([[1, 1]], [[1]], [[1]] * 3, [[1]] * 3, P)),
     "empty": (Refusal.SHAPE_MISMATCH, lambda i: i.verify([], [], [[1]] * 3, [[1]] * 3, P)),
     "ragged": (Refusal.SHAPE_MISMATCH, lambda i: i.verify([[1], [1]], [[1], []], [[1]] * 3, [[1]] * 3, P)),
+    "keys": (Refusal.SHAPE_MISMATCH, lambda i: i.verify([[1]], [[1]], [[1]] * 3, [[1]] * 2, P)),
+    "vectors": (Refusal.SHAPE_MISMATCH, lambda i: i.verify([[1]], [[1]], [[1]] * 2, [[1]] * 3, P)),
+    "none": (Refusal.SHAPE_MISMATCH, lambda i: i.verify([[1]], [[1]], [], [], P)),
     "p": (Refusal.NOT_IN_FIELD, lambda i: i.verify([[0]], [[P]], [[1]] * 3, [[1]] * 3, P)),
+    "huge": (Refusal.NOT_IN_FIELD, lambda i: i.verify([[0]], [[2**64]], [[1]] * 3, [[1]] * 3, P)),
+    "huge-masked": (Refusal.NOT_IN_FIELD, lambda i: i.verify([[2**64]], [[0]], [[1]] * 3, [[1]] * 3, P)),
     "negative": (Refusal.NOT_IN_FIELD, lambda i: i.verify([[0]], [[-1]], [[1]] * 3, [[1]] * 3, P)),
 }
 

@@ -62,7 +62,7 @@ def test_weight_rows_are_the_nearest_integers(impl: Implementation, weights: lis
     assert impl.quantise_weights(weights) == WeightRow(values, mantissa, exponent)
 
 
-@pytest.mark.requirement("MDL-R1")
+@pytest.mark.requirement("MDL-R12")
 @pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
 def test_a_weight_that_is_not_finite_is_refused(impl: Implementation, bad: float) -> None:
     assert refusal(impl.quantise_weights, [1.0, bad]) == Refusal.WEIGHT_NOT_FINITE
@@ -82,7 +82,7 @@ def test_gains_are_the_nearest_integers(impl: Implementation, gains: list[float]
     assert (list(values), made) == ([half_even(gain * Fraction(2) ** exponent) for gain in exact], exponent)
 
 
-@pytest.mark.requirement("MDL-R2")
+@pytest.mark.requirement("MDL-R12")
 def test_a_gain_that_is_not_finite_is_refused(impl: Implementation) -> None:
     assert refusal(impl.quantise_gains, [1.0, float("nan")]) == Refusal.WEIGHT_NOT_FINITE
 
@@ -340,7 +340,7 @@ def test_the_logits_are_close_to_those_of_real_arithmetic(
         assert all(abs(word / 2**18 - x) < 0.002 * size for word, x in zip(row, real, strict=True))
 
 
-@pytest.mark.requirement("MDL-R9")
+@pytest.mark.requirement("MDL-R13")
 def test_a_step_beyond_the_context_is_refused(impl: Implementation, place: Path) -> None:
     tiny_model.write(place, SMALL, b"good")
     assert len(impl.logits(place, [1] * 8)) == 8

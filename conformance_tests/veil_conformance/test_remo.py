@@ -70,11 +70,18 @@ def test_weights_that_no_field_holds_are_refused(impl: Implementation) -> None:
 
 @pytest.mark.requirement("RMO-R2")
 @pytest.mark.parametrize(
-    ("weight", "reason"), [(32640, True), (-32640, True), (32639, False), (-32639, False)]
+    ("weight", "reason"),
+    [(32640, True), (-32640, True), (2**63, True), (-(2**63), True), (32639, False), (-32639, False)],
 )
 def test_weights_beyond_sixteen_bits_are_refused(impl: Implementation, weight: int, reason: bool) -> None:
     expected = Refusal.WEIGHT_OUT_OF_RANGE if reason else None
     assert refusal(impl.choose_modulus, [[1, 0], [0, weight]]) == expected
+
+
+@pytest.mark.requirement("RMO-R2")
+@pytest.mark.parametrize("weights", [[], [[]], [[], []], [[1, 2], [3]], [[1], [2, 3]]])
+def test_weights_that_are_no_matrix_are_refused(impl: Implementation, weights: Rows) -> None:
+    assert refusal(impl.choose_modulus, weights) == Refusal.SHAPE_MISMATCH
 
 
 @st.composite
@@ -283,6 +290,10 @@ OUTSIDE: dict[str, Broken] = {
     "mask-negative": lambda impl: impl.mask([[1]], [[-1]], SMALLEST),
     "multiply-p": lambda impl: impl.multiply([[SMALLEST]], [[1]], SMALLEST),
     "multiply-negative": lambda impl: impl.multiply([[-1]], [[1]], SMALLEST),
+    "mask-huge": lambda impl: impl.mask([[1]], [[2**63]], SMALLEST),
+    "multiply-huge": lambda impl: impl.multiply([[2**64]], [[1]], SMALLEST),
+    "unmask-huge": lambda impl: impl.unmask([[2**63]], [[0]], SMALLEST),
+    "unmask-huge-correction": lambda impl: impl.unmask([[0]], [[-(2**63) - 1]], SMALLEST),
     "unmask-p": lambda impl: impl.unmask([[SMALLEST]], [[0]], SMALLEST),
     "unmask-correction": lambda impl: impl.unmask([[0]], [[SMALLEST]], SMALLEST),
 }
@@ -313,7 +324,8 @@ def test_an_unknown_field_is_refused(impl: Implementation, name: str) -> None:
 
 @pytest.mark.requirement("RMO-R12")
 @pytest.mark.parametrize(
-    ("value", "refused"), [(32768, True), (-32768, True), (32767, False), (-32767, False)]
+    ("value", "refused"),
+    [(32768, True), (-32768, True), (2**63, True), (-(2**63), True), (32767, False), (-32767, False)],
 )
 def test_activations_beyond_sixteen_bits_are_refused(impl: Implementation, value: int, refused: bool) -> None:
     expected = Refusal.ACTIVATION_OUT_OF_RANGE if refused else None

@@ -122,6 +122,10 @@ def test_words_outside_the_tape_are_refused(
         (2**64, 0, 1, Refusal.STREAM_OUT_OF_RANGE),
         (0, 2**32 - 1, 1, Refusal.COUNTER_OVERFLOW),
         (0, 2**32 - 2, 2, Refusal.COUNTER_OVERFLOW),
+        (2**64, 0, 0, Refusal.STREAM_OUT_OF_RANGE),
+        (-1, 0, 0, Refusal.STREAM_OUT_OF_RANGE),
+        (0, -1, 1, Refusal.COUNTER_OVERFLOW),
+        (0, 2**32, 0, Refusal.COUNTER_OVERFLOW),
         (2**64 - 1, 2**32 - 2, 1, None),
     ],
 )

@@ -28,9 +28,13 @@ BASIS_STEP: Final = 2**32 - 1
 
 @dataclass
 class Cost:
-    """What protection cost so far; multiplications are counted, seconds are measured."""
+    """What protection cost so far, in seconds measured and field multiplications counted.
+
+    Pads are minted; the check of each group is prepared once an epoch. Offline counts both.
+    """
 
     mint_seconds: float = 0.0
+    prepare_seconds: float = 0.0
     macs_online: int = 0
     macs_offline: int = 0
 
@@ -63,24 +67,39 @@ class Masking:
 class Enclave:
     """One epoch of masked outsourcing; `products` computes a decoder's linear groups.
 
+    `checked` counts the worker's products that passed the check.
+
     Implements: RMO-R8, RMO-P1, RMO-P2.
     """
 
     def __init__(self, model: Model, channel: Channel, masking: Masking | None = None) -> None:
         self.masking = masking or Masking()
         self.cost = Cost()
+        self.checked = 0
         self.channel = channel
         self._model = model
         self._calls: Counter[int] = Counter()
         self._tape = SeededTape(self.masking.seed or os.urandom(constants.SEED_BYTES))
-        secret = SeededTape(os.urandom(constants.SEED_BYTES))
-        self._checks = {
-            group.number: integrity.prepare(secret, group.number, group.weights, group.modulus)
-            for group in model.groups
-            if self.masking.check
-        }
+        self._checks = self._prepared() if self.masking.check else {}
         self._local = remo.LocalMinter(self._tape)
         self._ranked = remo.RankMinter(self._tape)
+
+    def _prepared(self) -> dict[int, integrity.Check]:
+        secret, start = SeededTape(os.urandom(constants.SEED_BYTES)), time.perf_counter()
+        checks = {
+            group.number: integrity.prepare(secret, group.number, group.weights, group.modulus)
+            for group in self._model.groups
+        }
+        self.cost.prepare_seconds += time.perf_counter() - start
+        for group in self._model.groups:
+            self.cost.macs_offline += _vectors(checks[group.number]) * group.weights.numel()
+        return checks
+
+    @property
+    def secret_vectors(self) -> tuple[int, ...]:
+        """Return how many secret vectors check each group's products; 0 for a group without a check."""
+        kept = [self._checks.get(group.number) for group in self._model.groups]
+        return tuple(0 if check is None else _vectors(check) for check in kept)
 
     def open(self) -> None:
         """Greet the worker; under profile `rank`, publish each group's basis. Refuses: as Channel does."""
@@ -143,6 +162,7 @@ class Enclave:
             except Refused:
                 self.channel.close()
                 raise
+            self.checked += 1
         return product
 
 
@@ -165,6 +185,10 @@ def epoch(
         enclave = Enclave(model, channel, masking)
         enclave.open()
         yield enclave
+
+
+def _vectors(check: integrity.Check) -> int:
+    return int(check.secret.limbs.shape[1])
 
 
 def _fields(groups: Sequence[Group]) -> tuple[int, ...]:

@@ -49,10 +49,14 @@ def _word(value: int) -> torch.Tensor:
 
 
 def _matrix(rows: Rows) -> torch.Tensor:
-    """Return rows as one tensor. Refuses: SHAPE_MISMATCH."""
+    """Return rows as one tensor; a word beyond 64 bits becomes the nearest of 64, as far outside every range.
+
+    Refuses: SHAPE_MISMATCH.
+    """
     if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
         raise Refused(Refusal.SHAPE_MISMATCH)
-    return torch.tensor([list(row) for row in rows], dtype=torch.int64)
+    least, most = -(2**63), 2**63 - 1
+    return torch.tensor([[max(least, min(most, word)) for word in row] for row in rows], dtype=torch.int64)
 
 
 def _lists(matrix: torch.Tensor) -> list[list[int]]:

@@ -62,8 +62,8 @@ class Check:
         """
         check_elements(masked, self.modulus)
         check_elements(masked_product, self.modulus)
-        inner, outputs = self.key.limbs.shape[2], self.secret.limbs.shape[2]
-        if (*masked.shape, outputs) != (len(masked_product), inner, masked_product.shape[1]):
+        (_, vectors, outputs), (_, keys, inner) = self.secret.limbs.shape, self.key.limbs.shape
+        if (*masked.shape, outputs, keys) != (len(masked_product), inner, masked_product.shape[1], vectors):
             raise Refused(Refusal.SHAPE_MISMATCH)
         returned = product(masked_product, self.secret, self.modulus)
         if not torch.equal(returned, product(masked, self.key, self.modulus)):

@@ -244,7 +244,11 @@ class Decoder:
         return (stream + added).clamp(-constants.RESIDUAL_LIMIT, constants.RESIDUAL_LIMIT)
 
     def check_room(self, tokens: int) -> None:
-        """Refuse more tokens than the context still holds. Refuses: CONTEXT_EXCEEDED."""
+        """Refuse more tokens than the context still holds.
+
+        Implements: MDL-R13.
+        Refuses: CONTEXT_EXCEEDED.
+        """
         context = self.model.shape.context
         if self.position + tokens > context:
             remedy = (

@@ -18,6 +18,11 @@ class WeightRows:
 
 
 def _exact(weights: torch.Tensor) -> torch.Tensor:
+    """Return the weights in float64.
+
+    Implements: MDL-R12.
+    Refuses: WEIGHT_NOT_FINITE.
+    """
     if not bool(torch.isfinite(weights).all()):
         raise Refused(Refusal.WEIGHT_NOT_FINITE)
     return weights.to(torch.float32).to(torch.float64)

@@ -122,7 +122,7 @@ def mask(activations: torch.Tensor, pads: torch.Tensor, modulus: int) -> torch.T
     check_elements(pads, modulus)
     if activations.shape != pads.shape:
         raise Refused(Refusal.SHAPE_MISMATCH)
-    if int(activations.abs().max()) > constants.ACTIVATION_LIMIT:
+    if max(-int(activations.min()), int(activations.max())) > constants.ACTIVATION_LIMIT:
         raise Refused(Refusal.ACTIVATION_OUT_OF_RANGE)
     return (activations + pads).remainder(modulus)
 

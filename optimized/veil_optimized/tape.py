@@ -131,9 +131,9 @@ def draw_into(elements: Elements, tape: Tape, domain: Domain, stream: int, start
 
 
 def _check_elements(stream: int, start: int, count: int) -> None:
-    if stream >= 2**constants.RETRY_SHIFT:
+    if not 0 <= stream < 2**constants.RETRY_SHIFT:
         raise Refused(Refusal.STREAM_OUT_OF_RANGE)
-    if start + count > constants.ELEMENT_LIMIT:
+    if not (start >= 0 and start + count <= constants.ELEMENT_LIMIT):
         raise Refused(Refusal.COUNTER_OVERFLOW)
 
 

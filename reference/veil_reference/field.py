@@ -18,6 +18,12 @@ def centred(element: int, modulus: int) -> int:
     return element - modulus if 2 * element > modulus else element
 
 
+def check_shape(rows: Rows) -> None:
+    """Refuse rows that are empty or ragged. Refuses: SHAPE_MISMATCH."""
+    if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
+        raise Refused(Refusal.SHAPE_MISMATCH)
+
+
 def check_elements(rows: Rows, modulus: int) -> None:
     """Refuse rows that are empty, ragged or hold anything but field elements.
 
@@ -25,8 +31,7 @@ def check_elements(rows: Rows, modulus: int) -> None:
     """
     if modulus not in constants.PRIMES:
         raise Refused(Refusal.FIELD_UNKNOWN)
-    if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
-        raise Refused(Refusal.SHAPE_MISMATCH)
+    check_shape(rows)
     if any(not 0 <= element < modulus for row in rows for element in row):
         raise Refused(Refusal.NOT_IN_FIELD)
 

@@ -1,6 +1,6 @@
 """Freivalds' check of the masked product: is what the worker returned really X' W?"""
 
-from veil_reference.field import check_elements, columns, product
+from veil_reference.field import check_elements, check_shape, columns, product
 from veil_reference.tape import field_elements
 from veil_spec import constants
 from veil_spec.interface import Tape
@@ -46,6 +46,8 @@ def verify(masked: Rows, masked_product: Rows, secret: Rows, key: Rows, modulus:
     """
     check_elements(masked, modulus)
     check_elements(masked_product, modulus)
+    check_shape(secret)
+    check_shape(key)
     sizes = len(masked), len(masked[0]), len(masked_product[0]), len(secret)
     if sizes != (len(masked_product), len(key[0]), len(secret[0]), len(key)):
         raise Refused(Refusal.SHAPE_MISMATCH)

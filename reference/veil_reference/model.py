@@ -256,7 +256,7 @@ class Decoder:
     def step(self, token: int) -> list[int]:
         """Return the logits after one more token, with 18 fractional bits [vocabulary].
 
-        Implements: MDL-R9.
+        Implements: MDL-R9, MDL-R13.
         Refuses: TOKEN_OUT_OF_RANGE, CONTEXT_EXCEEDED.
         """
         shape = self.model.shape

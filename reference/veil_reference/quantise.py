@@ -10,6 +10,11 @@ from veil_spec.types import WeightRow
 
 
 def _exact(values: Sequence[float]) -> list[Fraction]:
+    """Return the values as exact rationals.
+
+    Implements: MDL-R12.
+    Refuses: WEIGHT_NOT_FINITE.
+    """
     if not all(isfinite(value) for value in values):
         raise Refused(Refusal.WEIGHT_NOT_FINITE)
     return [Fraction(value) for value in values]

@@ -1,6 +1,6 @@
 """Masked outsourcing: mask, multiply, unmask over F_p, with pads that are uniform or of low rank."""
 
-from veil_reference.field import centred, check_elements, columns, product
+from veil_reference.field import centred, check_elements, check_shape, columns, product
 from veil_reference.tape import field_elements
 from veil_spec import constants
 from veil_spec.interface import Tape
@@ -12,8 +12,9 @@ def choose_modulus(weights: Rows) -> int:
     """Return the smallest prime of the specification in which no product with 16-bit activations wraps.
 
     Implements: RMO-R1, RMO-R2.
-    Refuses: WEIGHT_OUT_OF_RANGE, WOULD_WRAP.
+    Refuses: SHAPE_MISMATCH, WEIGHT_OUT_OF_RANGE, WOULD_WRAP.
     """
+    check_shape(weights)
     if any(abs(weight) > constants.WEIGHT_LIMIT for row in weights for weight in row):
         raise Refused(Refusal.WEIGHT_OUT_OF_RANGE)
     largest = max(sum(abs(weight) for weight in row) for row in weights)

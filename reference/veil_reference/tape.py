@@ -85,16 +85,24 @@ def check_address(stream: int, index: int) -> None:
         raise Refused(Refusal.COUNTER_OVERFLOW)
 
 
+def check_elements(stream: int, start: int, count: int) -> None:
+    """Refuse a run of elements that retry streams cannot serve, even where it is empty.
+
+    Implements: TAP-R5.
+    """
+    if not 0 <= stream < 2**constants.RETRY_SHIFT:
+        raise Refused(Refusal.STREAM_OUT_OF_RANGE)
+    if not (start >= 0 and start + count <= constants.ELEMENT_LIMIT):
+        raise Refused(Refusal.COUNTER_OVERFLOW)
+
+
 def field_element(tape: Tape, domain: Domain, stream: int, index: int, modulus: int) -> int:
     """Return element `index` of a stream, uniform on [0, modulus).
 
     Implements: TAP-R3, TAP-R4.
     Refuses: STREAM_OUT_OF_RANGE, COUNTER_OVERFLOW.
     """
-    if stream >= 2**constants.RETRY_SHIFT:
-        raise Refused(Refusal.STREAM_OUT_OF_RANGE)
-    if index >= constants.ELEMENT_LIMIT:
-        raise Refused(Refusal.COUNTER_OVERFLOW)
+    check_elements(stream, index, 1)
     low_bits = (1 << modulus.bit_length()) - 1
     candidate = tape.word(domain, stream, index) & low_bits
     retry_stream = stream + ((index + 1) << constants.RETRY_SHIFT)
@@ -109,4 +117,5 @@ def field_elements(
     tape: Tape, domain: Domain, stream: int, start: int, count: int, modulus: int
 ) -> list[int]:
     """Return elements start to start + count - 1 of a stream, each in [0, modulus)."""
+    check_elements(stream, start, count)
     return [field_element(tape, domain, stream, start + i, modulus) for i in range(count)]

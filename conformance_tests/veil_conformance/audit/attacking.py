@@ -1,7 +1,7 @@
 """The attacks, run on transcripts of real prompts: what `rank` gives away, and that `pad` gives nothing."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -11,16 +11,20 @@ import numpy as np
 from veil_conformance.attacks import null_space, view
 from veil_conformance.attacks.null_space import Guess, Vocabulary
 from veil_conformance.audit.statistics import SIGNIFICANCE, Interval, Paired, clopper_pearson, paired
-from veil_optimized import wire
+from veil_optimized import transcript, wire
 from veil_optimized.enclave import Masking, epoch
+from veil_optimized.generate import steps
 from veil_optimized.model import Decoder, Model
 from veil_optimized.transcript import Direction
+from veil_spec import constants
 from veil_spec.interface import Tape
-from veil_spec.types import FrameKind
+from veil_spec.types import Frame, FrameKind
 
 NAME: Final = "null-space look-up"
 RATIOS: Final = (Fraction(1, 2), Fraction(9, 10))
 """m/d of the published profile."""
+DECODED: Final = 2
+"""Decoding steps on record after the prompt."""
 LEAST_TOKENS: Final = 300
 """Fewer tokens decide nothing."""
 BROKEN: Final = 0.99
@@ -72,10 +76,11 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """What a worker is sent: frames whose heads follow from the prompt's length, and field elements."""
+    """What a worker is sent: field elements, and bytes that follow from model, lengths and epoch name."""
 
     frames: int
     bytes: int
+    steps: int
     as_predicted: bool
 
 
@@ -86,6 +91,21 @@ class Attacked:
     outcomes: tuple[Outcome, ...]
     scene: Scene
     exposure: Exposure
+
+
+def _sent(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Yield, of each frame to the worker, all bytes but field elements, and the frame's length."""
+    with path.open("rb") as file:
+        file.seek(len(constants.TRANSCRIPT_MAGIC))
+        (size,) = transcript.LENGTH.unpack(file.read(transcript.LENGTH.size))
+        file.seek(size, 1)
+        for head in view.heads(path):
+            start = file.tell() + transcript.RECORD.size
+            if head.direction is Direction.TO_WORKER:
+                file.seek(start)
+                told = wire.HEADER_BYTES if head.kind == FrameKind.MULTIPLY else head.bytes
+                yield file.read(told), head.bytes
+            file.seek(start + head.bytes)
 
 
 class Attacker:
@@ -104,30 +124,33 @@ class Attacker:
         self._chance = 1 / self._words.distinct
 
     def record(self, masking: Masking, name: str) -> Path:
-        """Return the transcript of the prompt's first step. Refuses: as Enclave does."""
+        """Return the transcript of the prompt's step and DECODED more. Refuses: as Enclave does."""
         path = self._folder / f"{name}.transcript"
         with epoch(self._model, self._address, masking, path) as enclave:
-            Decoder(self._model, enclave.products).step(self._prompt)
+            for _ in steps(Decoder(self._model, enclave.products), self._prompt, 1 + DECODED):
+                pass
         return path
 
     def exposure(self, path: Path) -> Exposure:
-        """Return whether every frame of a `pad` transcript follows from shapes and the number of rows."""
-        sent = [head for head in view.heads(path) if head.direction is Direction.TO_WORKER]
-        greeting, rows = sent[0], sent[1:]
-        # The head runs on the last position alone.
-        counts = [len(self._prompt)] * (len(self._model.groups) - 1) + [1]
-        expected = []
-        for group, count in zip(self._model.groups, counts, strict=True):
-            width, size = group.weights.shape[1], wire.element_bytes(group.modulus)
-            about = (FrameKind.MULTIPLY, bytes(16), group.number, 0, width, size)
-            for frame in wire.split(*about, bytes(count * width * size)):
-                length = wire.HEADER_BYTES + len(frame.payload)
-                shape = (0, frame.first_row, frame.rows, frame.total_rows, width, size)
-                expected.append(
-                    view.Head(Direction.TO_WORKER, FrameKind.MULTIPLY, group.number, *shape, length)
-                )
-        predicted = greeting.kind == FrameKind.HELLO and rows == expected
-        return Exposure(len(sent), sum(head.bytes for head in sent), predicted)
+        """Return whether all that a `pad` transcript shows but field elements is as predicted."""
+        sent, expected = list(_sent(path)), []
+        for frame in self._predicted(view.header(path).epoch):
+            data = wire.encode(frame)
+            told = wire.HEADER_BYTES if frame.kind is FrameKind.MULTIPLY else len(data)
+            expected.append((data[:told], len(data)))
+        return Exposure(len(sent), sum(length for _, length in sent), 1 + DECODED, sent == expected)
+
+    def _predicted(self, name: bytes) -> Iterator[Frame]:
+        """Yield the frames of an epoch of this name, zeros in place of field elements."""
+        yield Frame(FrameKind.HELLO, name, *(0,) * 7, self._model.digest)
+        head = self._model.groups[-1]
+        for step in range(1 + DECODED):
+            for group in self._model.groups:
+                # The head runs on the last position alone.
+                count = 1 if step or group is head else len(self._prompt)
+                width, size = group.weights.shape[1], wire.element_bytes(group.modulus)
+                about = (FrameKind.MULTIPLY, name, group.number, step, width, size)
+                yield from wire.split(*about, bytes(count * width * size))
 
     def _right(self, guesses: Sequence[Guess]) -> tuple[bool, ...]:
         pairs = zip(guesses, self._prompt, self._scored, strict=True)
@@ -137,14 +160,14 @@ class Attacker:
         """Return the attack on `rank`, `pad` and uniform transcripts, for each m/d, with the same bases."""
         progress("recording the prompt under profile pad")
         pad_path = self.record(Masking(), "pad")
-        pad, exposure = null_space.seen(pad_path), self.exposure(pad_path)
+        pad, exposure = self._seen(pad_path), self.exposure(pad_path)
         outcomes: list[Outcome] = []
         scenes: list[Scene] = []
         for ratio in RATIOS:
             progress(f"recording the prompt under profile rank, m/d {ratio}")
             rank = self._taken(Masking("rank", ratio), f"rank-{ratio.numerator}-{ratio.denominator}")
             null_space.simulate(pad_path, self._folder / "uniform.transcript", self._fresh())
-            uniform = null_space.seen(self._folder / "uniform.transcript")
+            uniform = self._seen(self._folder / "uniform.transcript")
             progress(f"attacking, m/d {ratio}")
             views = {"rank": rank, "pad": pad, "uniform": uniform}
             guesses = {
@@ -158,9 +181,14 @@ class Attacker:
     def _taken(self, masking: Masking, name: str) -> null_space.Seen:
         """Return what a worker sees of group 0; the transcript, which is large, does not stay."""
         path = self.record(masking, name)
-        seen = null_space.seen(path)
+        seen = self._seen(path)
         path.unlink()
         return seen
+
+    def _seen(self, path: Path) -> null_space.Seen:
+        """Return what a transcript shows of the prompt's rows in group 0."""
+        seen = null_space.seen(path)
+        return replace(seen, masked=seen.masked[: len(self._prompt)])
 
     def _outcomes(self, ratio: Fraction, guesses: dict[str, list[Guess]]) -> list[Outcome]:
         right = {name: self._right(guessed) for name, guessed in guesses.items()}

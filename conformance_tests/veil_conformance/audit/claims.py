@@ -9,10 +9,9 @@ import torch
 
 from veil_conformance.audit import attacking, evidence, faithful, lying
 from veil_conformance.audit.attacking import Attacked
-from veil_conformance.audit.decoding import Decoded, Tally
+from veil_conformance.audit.decoding import Checking, Decoded, Tally
 from veil_conformance.audit.options import NOMINAL_EPSILON, Options
 from veil_conformance.audit.report import Claim, verdict
-from veil_optimized import integrity
 from veil_optimized.model import Model
 from veil_spec import constants
 from veil_spec.types import Certificate
@@ -171,14 +170,16 @@ def _traffic(model: Model, found: Found) -> Iterator[Claim]:
     exposed, cost = found.attacked.exposure, found.decoded.cost
     yield Claim(
         "frames-follow-lengths",
-        "All that a worker is sent but field elements follows from the shapes and the number of tokens.",
+        "Of what a worker is sent, all but field elements follows from model, lengths and the epoch's name.",
         "checked",
         verdict(exposed.as_predicted),
-        "Every frame of a recorded prompt is compared with the one that lengths alone predict.",
-        {"frames": exposed.frames, "bytes": exposed.bytes},
+        "Every frame of one recorded prompt and a few tokens after it, under profile `pad`, is compared byte "
+        "for byte with the one that lengths predict; field elements are left out, the greeting's digest is "
+        "not. The epoch's name is the one in the transcript's header.",
+        {"frames": exposed.frames, "bytes": exposed.bytes, "steps": exposed.steps},
         ["spec/wire.md"],
         [],
-        ["conformance_tests/test_process.py"],
+        ["conformance_tests/test_audit_report.py"],
     )
     yield Claim(
         "one-ciphertext-per-input",
@@ -227,29 +228,37 @@ def _fits(model: Model) -> Claim:
     )
 
 
-def _soundness(model: Model, found: Found) -> Claim:
+def soundness(model: Model, ran: Checking) -> Claim:
+    """Return the claim that every product was checked, with enough secret vectors for its field."""
     moduli = sorted({group.modulus for group in model.groups})
-    powers = [modulus ** integrity.repetitions(modulus) for modulus in moduli]
-    checks = sum(len(told.tokens) for told in found.decoded.told) * len(model.groups)
+    vectors = ran.vectors or (0,) * len(model.groups)
+    powers = [group.modulus**count for group, count in zip(model.groups, vectors, strict=True)]
+    enough = min(powers) >= 2**constants.SOUNDNESS_BITS
     return Claim(
         "check-soundness",
-        "A wrong product passes one check with a probability of at most 2^-64.",
+        "Every product was checked, and a wrong one passes one check with a probability of at most 2^-64.",
         "checked",
-        verdict(min(powers) >= 2**constants.SOUNDNESS_BITS),
-        "Computed from the fields that the loader chose; bits are binary orders of magnitude of the error.",
+        verdict(enough and ran.checked == ran.received > 0),
+        "Counted in the epochs of the masked generations: products that the channel received, checks passed, "
+        "and the secret vectors in use. Bits are binary orders of magnitude of the error.",
         {
             "fields": ", ".join(
                 f"2^{modulus.bit_length()} - {2 ** modulus.bit_length() - modulus}" for modulus in moduli
             ),
-            "repetitions": max(map(integrity.repetitions, moduli)),
-            "bits, one check": min(powers).bit_length() - 1,
-            "checks of all answers": checks,
-            "bits, all of them": (min(powers) // checks).bit_length() - 1,
+            "least secret vectors of a group": min(vectors),
+            "bits, one check": _bits(min(powers)),
+            "products received": ran.received,
+            "products checked": ran.checked,
+            "bits, all of them": _bits(min(powers) // max(1, ran.received)),
         },
         ["spec/integrity.md"],
         ["proofs/prove_freivalds.py"],
         ["conformance_tests/test_enclave.py"],
     )
+
+
+def _bits(power: int) -> int:
+    return max(0, power.bit_length() - 1)
 
 
 def _certificate(found: Found) -> Claim:
@@ -281,7 +290,7 @@ def claims(options: Options, model: Model, found: Found) -> list[Claim]:
         *_traffic(model, found),
         _lies(found),
         _fits(model),
-        _soundness(model, found),
+        soundness(model, found.decoded.checking),
         _certificate(found),
         *_conforming(found),
         *_proved(options, found),

@@ -30,17 +30,38 @@ class Told:
 
 @dataclass
 class Cost:
-    """Totals over all decoding steps, prompts not counted; one step makes one token."""
+    """Totals over all decoding steps, prompts not counted; one step makes one token.
+
+    Preparing the check comes once an epoch, and each prompt is one.
+    """
 
     decoding_steps: int = 0
     plain_float32_s: float = 0.0
     plain_integer_s: float = 0.0
     masked_s: float = 0.0
     mint_s: float = 0.0
+    prepare_s: float = 0.0
     macs_online: int = 0
     macs_offline: int = 0
     bytes: int = 0
     round_trips: int = 0
+
+
+@dataclass
+class Checking:
+    """What the epochs that ran did with the worker's products; all of their steps count, prompts included."""
+
+    received: int = 0
+    checked: int = 0
+    vectors: tuple[int, ...] = ()
+    """Secret vectors of each group, in the epoch that had the fewest."""
+
+    def add(self, enclave: Enclave) -> None:
+        """Count an epoch: products as its channel received them, checks as its enclave made them."""
+        self.received += enclave.channel.round_trips
+        self.checked += enclave.checked
+        vectors = enclave.secret_vectors
+        self.vectors = tuple(map(min, self.vectors or vectors, vectors))
 
 
 @dataclass
@@ -72,6 +93,7 @@ class Decoded:
     whole: Tally = field(default_factory=Tally)
     """The same masked logits against plain ones of a whole sequence at once."""
     cost: Cost = field(default_factory=Cost)
+    checking: Checking = field(default_factory=Checking)
 
     @property
     def identity(self) -> Tally:
@@ -84,11 +106,14 @@ def _moved(enclave: Enclave) -> tuple[int, int]:
     return channel.bytes_sent + channel.bytes_received, channel.round_trips
 
 
-def masked(model: Model, address: str, prompt: list[int], new_tokens: int, cost: Cost) -> Told:
-    """Return what a fresh epoch makes of a prompt, its steps added to `cost`. Refuses: as Enclave does."""
+def masked(
+    model: Model, address: str, prompt: list[int], new_tokens: int, cost: Cost, checking: Checking
+) -> Told:
+    """Return what a fresh epoch makes of a prompt; adds to cost and checking. Refuses: as Enclave does."""
     with epoch(model, address) as enclave:
         enclave.mint_ahead(1, new_tokens - 1)
         cost.mint_s += enclave.cost.mint_seconds
+        cost.prepare_s += enclave.cost.prepare_seconds
         cost.macs_offline += enclave.cost.macs_offline
         made = steps(Decoder(model, enclave.products), prompt, new_tokens)
         rows = [next(made)]
@@ -97,6 +122,7 @@ def masked(model: Model, address: str, prompt: list[int], new_tokens: int, cost:
         cost.masked_s += time.perf_counter() - start
         cost.macs_online += enclave.cost.macs_online - macs
         total = _moved(enclave)
+        checking.add(enclave)
     cost.decoding_steps += len(rows) - 1
     cost.bytes += total[0] - moved[0]
     cost.round_trips += total[1] - moved[1]
@@ -125,7 +151,7 @@ def decode(
     result = Decoded()
     for number, prompt in enumerate(prompts, 1):
         progress(f"prompt {number} of {len(prompts)}: masked, by a worker process")
-        told = masked(model, address, prompt, new_tokens, result.cost)
+        told = masked(model, address, prompt, new_tokens, result.cost, result.checking)
         progress(f"prompt {number} of {len(prompts)}: plain")
         stepwise = plain_stepwise(model, told, result.cost)
         whole = Decoder(model).step(told.fed, every_position=True)

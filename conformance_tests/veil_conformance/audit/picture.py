@@ -28,7 +28,7 @@ def signed_bits(values: Sequence[Sequence[int]]) -> NDArray[np.float64]:
 
 def visible(token: str) -> str:
     """Return a token's text with its white space shown, short enough for a column."""
-    shown = token.replace("\n", "\N{RETURN SYMBOL}").replace(" ", "\N{OPEN BOX}").replace("$", r"\$")
+    shown = token.replace("\n", "\N{RETURN SYMBOL}").replace(" ", "\N{OPEN BOX}")
     shown = "".join(sign if sign.isprintable() else "\N{WHITE SQUARE}" for sign in shown)
     return shown if len(shown) <= 11 else shown[:10] + "\N{HORIZONTAL ELLIPSIS}"
 
@@ -37,7 +37,7 @@ def _words(axes: Axes, words: Sequence[str], colours: Sequence[str]) -> None:
     axes.set_ylim(len(words) - 0.5, -0.5)
     axes.axis("off")
     for row, (word, colour) in enumerate(zip(words, colours, strict=True)):
-        axes.text(0.02, row, word, va="center", color=colour, fontsize=8.5)
+        axes.text(0.02, row, word, va="center", color=colour, fontsize=8.5, parse_math=False)
 
 
 def _cells(axes: Axes, values: Sequence[Sequence[int]], scale: Normalize) -> None:
@@ -58,7 +58,9 @@ def draw(
 ) -> str:
     """Return one profile's picture as an SVG data address: a row for each token, four columns."""
     scale = Normalize(-np.log2(modulus / 2), np.log2(modulus / 2))
-    with mpl.rc_context({"font.family": "DejaVu Sans", "svg.hashsalt": "veil", "svg.fonttype": "path"}):
+    with mpl.rc_context(
+        {"font.family": ["DejaVu Sans", "sans-serif"], "svg.hashsalt": "veil", "svg.fonttype": "none"}
+    ):
         figure = Figure(figsize=(4.6, 0.23 * len(tokens) + 1.0), layout="constrained")
         grid = figure.subplots(1, 4, width_ratios=(1.15, 1.5, 1.5, 1.3))
         _words(grid[0], [visible(token) for token in tokens], [INK] * len(tokens))

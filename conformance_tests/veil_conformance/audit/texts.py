@@ -39,13 +39,15 @@ Eleanor Whitcombe
 
 PROTECTED: Final = (
     (
-        "Under profile `pad`, nothing that a worker is sent tells it anything about the prompt, the response "
-        "or any value inside the model, whether it follows the protocol or not.",
+        "Under profile `pad`, what a worker is sent tells it no more about the prompt, the response or any "
+        "value inside the model than lengths, shapes and timing do, whether it follows the protocol or not. "
+        "This rests on ChaCha20: a worker that could tell its words from random ones might learn more.",
         ("RMO-G1", "RMO-G2", "RMO-G3", "TAP-G1", "pad-hides-1/2", "pad-hides-9/10"),
     ),
     (
-        "A wrong answer from the worker is caught before it is used; the epoch ends without a word to it.",
-        ("INT-G1", "workers-that-lie"),
+        "A wrong answer from the worker is caught before it is used, except with a probability of at most "
+        "2^-64 a check; the epoch then ends without a word to it.",
+        ("INT-G1", "check-soundness", "workers-that-lie"),
     ),
     (
         "Masking changes no result: the masked model gives the bits of the plain integer model.",
@@ -71,6 +73,15 @@ NOT_PROTECTED: Final = (
     (
         "The enclave is taken on trust: this edition has no attestation, and side channels of the machine "
         "that runs it are outside.",
+        (),
+    ),
+    (
+        "With both processes on one machine, as in this audit and in `veil generate` without `--worker`, the "
+        "worker's operating system is the enclave's. The separation shows the protocol and protects nothing.",
+        (),
+    ),
+    (
+        "In this audit the auditing process itself plays the enclave.",
         (),
     ),
     (
