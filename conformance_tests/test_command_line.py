@@ -140,3 +140,10 @@ def test_profile_rank_says_that_it_is_not_private(imported: Path) -> None:
     done = veil("generate", PROMPT, *options)
     assert done.returncode == 0
     assert "not_private" in done.stderr
+
+
+def test_an_audit_uses_the_worker_that_it_is_given(checkpoint: Path, tmp_path: Path) -> None:
+    done = veil("audit", "--model", str(checkpoint), "--out", str(tmp_path), "--worker", "127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "(WORKER_LOST)" in done.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []

@@ -27,8 +27,10 @@ def default_checkpoint() -> Path:
     return files[0]
 
 
-def audit(checkpoint: Path | None, output: Path, console: Console) -> bool:
+def audit(checkpoint: Path | None, output: Path, console: Console, worker: str | None = None) -> bool:
     """Return whether every claim holds for a checkpoint, freshly imported; `output` gets the report.
+
+    This process plays the enclave; without the address of a worker it starts one.
 
     Refuses: as `import_model` and the auditor do.
     """
@@ -38,4 +40,4 @@ def audit(checkpoint: Path | None, output: Path, console: Console) -> bool:
         folder = Path(scratch) / "model"
         with console.status("importing the checkpoint") as status:
             import_model(checkpoint, folder, status.update)
-        return run.audit(run.Options(folder, checkpoint, Text(folder), output, console))
+        return run.audit(run.Options(folder, checkpoint, Text(folder), output, console, worker=worker))

