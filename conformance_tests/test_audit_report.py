@@ -615,3 +615,19 @@ def test_a_conformance_run_needs_every_requirement() -> None:
     assert good.holds
     for bad in ((50, 1, 0, 0), (50, 0, 1, 0), (50, 0, 0, 1), (0, 0, 0, 0)):
         assert not evidence.Conformance("veil_reference", *bad, said="").holds
+
+
+@pytest.mark.parametrize("columns", [80, 140])
+def test_the_printed_table_shows_every_name_and_verdict_whole(columns: int) -> None:
+    long = "word " * 60
+    claims = [
+        Claim("optimized-equals-reference", long, "measured", "holds", ""),
+        Claim("x", long, "checked", "fails", ""),
+    ]
+    printed = io.StringIO()
+    Console(file=printed, width=columns).print(report.verdict_table(claims))
+    for claim in claims:
+        line = next(line for line in printed.getvalue().splitlines() if claim.id in line.split())
+        assert claim.kind in line
+        assert report.SHOWN[claim.verdict] in line
+        assert "word" in line

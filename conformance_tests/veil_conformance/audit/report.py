@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from textwrap import shorten
 from typing import Final, Literal
 
 import jsonschema
@@ -21,6 +22,8 @@ Kind = Literal["proved", "checked", "measured"]
 Verdict = Literal["holds", "fails", "not_claimed"]
 PACKAGE: Final = "veil_conformance.audit"
 SHOWN: Final = {"holds": "holds", "fails": "FAILS", "not_claimed": "not claimed"}
+TITLE_COLUMNS: Final = 85
+"""Room for a claim's title beside its ID, kind and verdict in 140 columns."""
 COLOURS: Final = {"holds": "green", "fails": "bold red", "not_claimed": "yellow"}
 
 
@@ -189,11 +192,11 @@ def verdict_table(claims: Sequence[Claim]) -> Table:
     """Return the claims as a table for a terminal."""
     table = Table(title="What holds", title_justify="left")
     table.add_column("claim", no_wrap=True)
-    table.add_column("kind")
+    table.add_column("kind", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("what it says", no_wrap=True, overflow="ellipsis")
+    table.add_column("what it says")
     for claim in claims:
         colour = COLOURS[claim.verdict]
-        title = claim.title.replace("`", "")
+        title = shorten(claim.title.replace("`", ""), TITLE_COLUMNS, placeholder=" ...")
         table.add_row(claim.id, claim.kind, Text(SHOWN[claim.verdict], colour), Text(title))
     return table
