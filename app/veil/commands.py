@@ -249,6 +249,14 @@ REMEDIES = {
 """What a user can do about a refusal that carries no words of its own."""
 
 
+def _explained(refused: Refused) -> str:
+    """Return what was refused, what to do, and the refusal's name."""
+    detail = refused.detail or REMEDIES.get(refused.reason, "refused")
+    if refused.reason.startswith("FRAME_"):
+        detail = f"the worker's answer was refused: {detail}; use another worker"
+    return f"{detail} ({refused.reason})"
+
+
 def _fail(message: str) -> NoReturn:
     print(f"veil: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
@@ -262,7 +270,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         status = app(list(arguments), prog_name="veil", standalone_mode=False)
     except Refused as refused:
-        _fail(f"{refused.detail or REMEDIES.get(refused.reason, 'refused')} ({refused.reason})")
+        _fail(_explained(refused))
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
     except KeyboardInterrupt:
