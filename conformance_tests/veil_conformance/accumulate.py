@@ -12,7 +12,8 @@ CASES: Final = 10_000
 RECIPE: Final = (
     "Case n, from 0, takes 16 bytes b of SHAKE-128 of `veil select ` and n in decimal: 2 + b0 mod 3 "
     "candidates, candidate c with score b(1 + c) mod 8; alpha = (1 + (b8 + 256 b9) mod 58982) / 65536; "
-    "two-sided if b10 is odd; token n of the tape with seed SHA-256 of `veil select`. The digest is "
+    "two-sided if b10 is odd; token n mod 100 of document floor(n / 100) of the tape with seed SHA-256 of "
+    "`veil select`. The digest is "
     "SHAKE-128, 16 bytes, of all indices as one byte each."
 )
 """How the cases are made."""
@@ -31,5 +32,6 @@ def digest(impl: Implementation, cases: int = CASES) -> str:
     tape, indices = impl.seeded_tape(hashlib.sha256(b"veil select").digest()), bytearray()
     for number in range(cases):
         scores, noise = case(number)
-        indices.append(int(impl.select(scores, noise, tape, number).index))
+        document, token = divmod(number, 100)
+        indices.append(int(impl.select(scores, noise, tape, token, document).index))
     return hashlib.shake_128(indices).hexdigest(16)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import veil_spec
-from veil_conformance import tiny_model
+from veil_conformance import tiny_model, tiny_table
 from veil_conformance.checking import halving_word
 from veil_conformance.codec import (
     Fields,
@@ -19,9 +20,11 @@ from veil_conformance.codec import (
     write_float,
     write_frame,
     write_listed,
+    write_masses,
     write_noise,
     write_stream,
     write_table,
+    write_tabulated,
     write_word,
 )
 from veil_conformance.tiny_model import SMALL
@@ -38,6 +41,8 @@ from veil_spec.types import (
     Quantised,
     Rows,
     Table,
+    TabulatedPart,
+    TabulatedTable,
     TwoSidedGeometric,
 )
 
@@ -133,7 +138,8 @@ def unlucky(p: int, stream: int, index: int, rejections: int) -> Json:
 
 def tape_cases() -> list[Case]:
     """Return the suite of area TAP."""
-    made = [word_case("TAP-R1", "Known", f"first word of {d.value}", d, 0, 0) for d in Domain]
+    old = [domain for domain in Domain if domain != Domain.DRAW]
+    made = [word_case("TAP-R1", "Known", f"first word of {d.value}", d, 0, 0) for d in old]
     for stream, index in ((0, 7), (0, 8), (1, 0), (2**32, 3), (2**64 + 5, 1)):
         made.append(word_case("TAP-R2", "Known", "word inside a stream", Domain.TEST, stream, index))
     made.append(
@@ -158,31 +164,54 @@ def tape_cases() -> list[Case]:
         Case("TAP-R6", f"{n} bytes", "Refusal", "seeded_tape", {"seed": bytes(n).hex()}) for n in (0, 31, 33)
     ]
     ends = listed(Domain.PAD, {9: [P48], 9 + 2**64: [P48 + 1]})
-    return [*made, elements("Refusal", "the tape ends while rejecting", "TAP-R7", ends, 9, 0, 1, P48)]
+    made.append(elements("Refusal", "the tape ends while rejecting", "TAP-R7", ends, 9, 0, 1, P48))
+    return [*made, word_case("TAP-R1", "Known", "first word of nmx.draw", Domain.DRAW, 0, 0)]
 
 
 # Noisy max
 
 
 def sample_case(
-    requirement: str, flag: str, comment: str, noise: Noise, tape: Json, token: int = 0, c: int = 0
+    requirement: str,
+    flag: str,
+    comment: str,
+    noise: Noise,
+    tape: Json,
+    token: int = 0,
+    c: int = 0,
+    d: int = 0,
 ) -> Case:
     """Return one noise."""
     given: Fields = {"noise": write_noise(noise), "tape": tape, "token": token, "candidate": c}
-    return Case(requirement, comment, flag, "sample", given)
+    return Case(requirement, comment, flag, "sample", given | {"document": d})
 
 
 def select_case(
-    requirement: str, flag: str, comment: str, scores: list[int], noise: Noise, tape: Json, token: int = 0
+    requirement: str,
+    flag: str,
+    comment: str,
+    scores: list[int],
+    noise: Noise,
+    tape: Json,
+    token: int = 0,
+    document: int = 0,
 ) -> Case:
     """Return one selection."""
     given: Fields = {"scores": list(scores), "noise": write_noise(noise), "tape": tape, "token": token}
-    return Case(requirement, comment, flag, "select", given)
+    return Case(requirement, comment, flag, "select", given | {"document": document})
 
 
 def noises(values: Sequence[int]) -> Json:
     """Return a tape that gives each candidate of token 0 this one-sided noise at alpha 1/2."""
     return listed(Domain.NOISE, {2 * c: [halving_word(value)] for c, value in enumerate(values)})
+
+
+def noise_words(words: Sequence[int], token: int = 0) -> Json:
+    """Return a tape with the words of the one-sided noise of candidate 0 of a token of document 0."""
+    retry = (token + 1) * 2**64
+    places = [(0, token), *((retry, index) for index in range(len(words)))]
+    named = zip(places, words, strict=False)
+    return write_listed({(Domain.NOISE, *place): word for place, word in named})
 
 
 def noisy_max_cases() -> list[Case]:
@@ -200,18 +229,18 @@ def noisy_max_cases() -> list[Case]:
         ("Refusal", "undecided at the end of the tape", TWO_THIRDS, [third]),
     ]
     made = [
-        sample_case("NMX-R1", flag, comment, Geometric(alpha), listed(Domain.NOISE, {0: words}))
+        sample_case("NMX-R1", flag, comment, Geometric(alpha), noise_words(words))
         for flag, comment, alpha, words in draws
     ]
     for c in range(4):
         made.append(
             sample_case("NMX-R1", "Known", "a seeded draw", Geometric(Fraction(9, 10)), seeded("noise"), 1, c)
         )
-    for token, c in ((0, 0), (3, 7), (2**32 - 1, 2**20 - 1)):
+    for token, c, d in ((0, 0, 0), (3, 7, 2), (2**32 - 2, 2**20 - 1, 2**43 - 1)):
         two = TwoSidedGeometric(Fraction(4, 5))
-        made.append(sample_case("NMX-R2", "Known", "two-sided noise", two, seeded("noise"), token, c))
-    for token, c in ((2**32, 0), (-1, 0), (0, 2**20), (0, -1)):
-        made.append(sample_case("NMX-R2", "Refusal", "no stream", Geometric(HALF), seeded("noise"), token, c))
+        made.append(sample_case("NMX-R2", "Known", "two-sided noise", two, seeded("noise"), token, c, d))
+    for place in ((2**32 - 1, 0), (-1, 0), (0, 2**20), (0, -1)):
+        made.append(sample_case("NMX-R2", "Refusal", "no place", Geometric(HALF), seeded("noise"), *place))
     made.append(
         select_case("NMX-R3", "Known", "noise decides", [3, 0, 2], Geometric(HALF), noises([0, 5, 2]))
     )
@@ -254,7 +283,154 @@ def noisy_max_cases() -> list[Case]:
         ("a score beyond the limit", (Part(("a", "b"), ((0, 0), (0, 2**20 + 1))),)),
     ):
         made.append(certificate_case("NMX-R8", "Refusal", comment, Table("bad", parts), Geometric(HALF)))
+    words = noise_words([0, 2**64 - 1], 9)
+    made.append(sample_case("NMX-R1", "Unlucky", "the retry stream of token 9", Geometric(HALF), words, 9))
+    for d in (2**43, -1):
+        made.append(sample_case("NMX-R2", "Refusal", "no place", Geometric(HALF), seeded("noise"), 0, 0, d))
+    return [*made, *building_cases(), *tabulated_cases(), *table_file_cases(), *paper_cases()]
+
+
+def building_cases() -> list[Case]:
+    """Return directions, parts and scores."""
+    vectors: list[tuple[str, list[float]]] = [
+        ("Known", [3.0, 4.0]),
+        ("Known", [-3.0, 0.5, 4.0]),
+        ("Known", [float(n) for n in numbers("vector", 12, -1000, 1000)]),
+        ("Edge", [0.0, -0.0]),
+        ("Edge", [2.0**-149, -(2.0**-149)]),
+        ("Edge", [1.0, 2.0**-149]),
+        ("Edge", [(2.0 - 2.0**-23) * 2.0**127] * 3),
+        ("Refusal", [1.0, math.inf]),
+        ("Refusal", [math.nan]),
+    ]
+    made = []
+    for flag, vector in vectors:
+        vector_given: Fields = {"vector": [write_float(value) for value in vector]}
+        made.append(Case("NMX-R9", "a direction", flag, "direction", vector_given))
+    drawn = matrix("directions", 11, 3, -2000, 2000)
+    partitions: list[tuple[str, str, list[list[int]], int]] = [
+        ("Known", "parts of three", drawn, 3),
+        ("Known", "parts of one", drawn[:4], 1),
+        ("Edge", "equal similarities", [[1]] * 7, 3),
+        ("Edge", "fewer entries than a part has", drawn[:3], 512),
+        ("Refusal", "no part size", drawn, 0),
+        ("Refusal", "a part size beyond the limit", drawn, 513),
+    ]
+    for flag, comment, rows, size in partitions:
+        given: Fields = {"directions": rows_json(rows), "part_size": size}
+        made.append(Case("NMX-R10", comment, flag, "partition", given))
+    scored: list[tuple[str, str, list[list[int]]]] = [
+        ("Known", "scores of a part", drawn[:5]),
+        ("Edge", "halves go up", [[0, 0, 0], [1, 0, 0], [2, 1, 1]]),
+        ("Edge", "one similarity", [[3, 4], [3, 4]]),
+    ]
+    for flag, comment, rows in scored:
+        made.append(Case("NMX-R11", comment, flag, "part_scores", {"directions": rows_json(rows)}))
     return made
+
+
+def draw_case(flag: str, comment: str, weights: list[int], tape: Json, token: int = 0, d: int = 0) -> Case:
+    """Return one tabulated selection."""
+    given: Fields = {"weights": write_masses(weights), "tape": tape, "token": token, "document": d}
+    return Case("NMX-R13", comment, flag, "draw", given)
+
+
+def uniform_case(flag: str, size: int, tape: Json, token: int = 0, document: int = 0) -> Case:
+    """Return one uniform selection."""
+    given: Fields = {"size": size, "tape": tape, "token": token, "document": document}
+    return Case("NMX-R17", "a uniform selection", flag, "draw_uniformly", given)
+
+
+def tabulated_cases() -> list[Case]:
+    """Return weights, draws from them, and tables that are none."""
+    rows: list[tuple[str, list[int], Noise]] = [
+        ("Known", [0, 2, 1], TwoSidedGeometric(TWO_THIRDS)),
+        ("Known", [0, 2, 1], Geometric(TWO_THIRDS)),
+        ("Known", [3, 3, 0, 5, 1], Geometric(Fraction(60000, 65536))),
+        ("Edge", [7], Geometric(HALF)),
+        ("Edge", [0, 9, 0, 0], TwoSidedGeometric(Fraction(1, 65536))),
+        ("Edge", [0, 4], Geometric(Fraction(1, 65536))),
+    ]
+    made = []
+    for flag, scores, noise in rows:
+        given: Fields = {"scores": list(scores), "noise": write_noise(noise)}
+        made.append(Case("NMX-R12", "weights", flag, "tabulate", given))
+    ends = [5, 2**64 - 7, 2]
+    for word in (0, 4, 5, 2**64 - 3, 2**64 - 2, 2**64 - 1):
+        made.append(draw_case("Edge", "the end of an index", ends, listed(Domain.DRAW, {0: [word]})))
+    made.append(draw_case("Edge", "one token", [2**64], seeded("draw")))
+    for token, d in ((0, 0), (1, 0), (0, 1), (2**32 - 2, 2**43 - 1)):
+        made.append(draw_case("Known", "a seeded draw", [2**62] * 4, seeded("draw"), token, d))
+        made.append(uniform_case("Known", 20, seeded("draw"), token, d))
+    for token, d in ((2**32 - 1, 0), (-1, 0), (0, 2**43), (0, -1)):
+        made.append(draw_case("Refusal", "no place", [2**62] * 4, seeded("draw"), token, d))
+    for word in (0, 2**64 // 3, 2**64 // 3 + 1, 2**64 - 1):
+        made.append(uniform_case("Edge", 3, listed(Domain.DRAW, {0: [word]})))
+    for comment, weights in (
+        ("a weight of 0", ((2**64, 0), (2**63, 2**63))),
+        ("a negative weight", ((2**63, 2**63), (2**64 + 1, -1))),
+        ("a sum too small by one", ((2**63, 2**63), (2**63, 2**63 - 1))),
+        ("a sum too large by one", ((2**63, 2**63 + 1), (2**63, 2**63))),
+        ("a row is missing", ((2**63, 2**63),)),
+    ):
+        table = TabulatedTable("bad", "1", (TabulatedPart(("a", "b"), ((0, 0), (0, 0)), weights),))
+        made.append(tabulated_certificate_case("NMX-R14", "Refusal", comment, table))
+    return made
+
+
+def tabulated_table(epsilon: str, first: int = 2**62) -> TabulatedTable:
+    """Return a part of three, a part of two and a verbatim token."""
+    third = TabulatedPart(
+        ("a", "b", "c"), ((4, 1, 0), (1, 4, 2), (0, 3, 4)), ((2**63, first, 2**63 - first),) * 3
+    )
+    pair = ((3 * 2**62, 2**62), (2**62, 3 * 2**62))
+    two = TabulatedPart(("d", "e"), ((3, 0), (2, 3)), pair)
+    return TabulatedTable("tabulated", epsilon, (third, two, TabulatedPart(("f",), ((7,),), ((2**64,),))))
+
+
+def table_file_cases() -> list[Case]:
+    """Return table files, right and wrong."""
+    levels = [tabulated_table("1.5"), tabulated_table("2", 1)]
+    stated, tensors = tiny_table.metadata(levels), tiny_table.tensors(levels)
+    weights = tensors["weights"]
+    wrong = replace(weights, values=(weights.values[0] + 1, *weights.values[1:]))
+    whole = tiny_model.file_bytes(stated, tensors)
+    files: list[tuple[str, str, bytes, int]] = [
+        ("Known", "the first level", whole, 0),
+        ("Known", "the second level", whole, 1),
+        ("Refusal", "cut", whole[:-1], 0),
+        ("Refusal", "another version", tiny_model.file_bytes(stated | {"spec_version": "0.1.0"}, tensors), 0),
+        ("Refusal", "no epsilon", tiny_model.file_bytes(stated | {"epsilon": ["0", "1"]}, tensors), 0),
+        ("Refusal", "a falling epsilon", tiny_model.file_bytes(stated | {"epsilon": ["2", "1"]}, tensors), 0),
+        ("Refusal", "a row that is no law", tiny_model.file_bytes(stated, tensors | {"weights": wrong}), 1),
+    ]
+    return [
+        Case("NMX-R15", comment, flag, "load_tabulated", {"file": data.hex(), "level": level})
+        for flag, comment, data, level in files
+    ]
+
+
+def paper_cases() -> list[Case]:
+    """Return the candidates of profile `cmif-paper`."""
+    drawn = matrix("paper", 6, 3, -2000, 2000)
+    tied = [[4096, 0], [0, 4096], [0, 0], [4096, 0], [-4096, 0]]
+    chosen: list[tuple[str, str, list[list[int]], int, int]] = [
+        ("Known", "nearest entries", drawn, 0, 3),
+        ("Known", "all others", drawn, 5, 5),
+        ("Edge", "equal similarities", tied, 0, 4),
+        ("Refusal", "no candidate", drawn, 0, 0),
+        ("Refusal", "more candidates than others", drawn, 0, 6),
+    ]
+    return [
+        Case(
+            "NMX-R16",
+            comment,
+            flag,
+            "paper_candidates",
+            {"directions": rows_json(rows), "entry": entry, "count": count},
+        )
+        for flag, comment, rows, entry, count in chosen
+    ]
 
 
 # Accounting
@@ -265,6 +441,12 @@ def certificate_case(requirement: str, flag: str, comment: str, table: Table, no
     return Case(
         requirement, comment, flag, "certificate", {"table": write_table(table), "noise": write_noise(noise)}
     )
+
+
+def tabulated_certificate_case(requirement: str, flag: str, comment: str, table: TabulatedTable) -> Case:
+    """Return one certificate of weights."""
+    given: Fields = {"table": write_tabulated(table, 0)}
+    return Case(requirement, comment, flag, "tabulated_certificate", given)
 
 
 def toy_table() -> Table:
@@ -360,7 +542,107 @@ def accounting_cases() -> list[Case]:
         made.append(
             Case("ACC-R8", "no epsilon", "Refusal", "calibrate", {"epsilon": epsilon, "range_distance": 2})
         )
+    return [*made, *part_cases(), *claim_cases(), *paper_certificate_cases(), *budget_cases()]
+
+
+def part_cases() -> list[Case]:
+    """Return calibrations of parts."""
+    rows = [[4, 1, 0], [1, 4, 2], [0, 3, 4]]
+    chosen: list[tuple[str, str, Json, list[list[int]], bool]] = [
+        ("Known", "two-sided noise", "1", rows, True),
+        ("Known", "one-sided noise", "1", rows, False),
+        ("Known", "a claim of eight", 8, rows, False),
+        ("Known", "a rational claim", {"rational": "1/3"}, [[3, 0], [2, 3]], True),
+        ("Edge", "weights of 1 meet the claim", "45", [[9, 0], [0, 9]], False),
+        ("Edge", "equal rows", "0.001", [[1, 0], [1, 0]], True),
+        ("Refusal", "no alpha is small enough", "0.00001", rows, False),
+        ("Refusal", "no epsilon", "1e3", rows, False),
+    ]
+    return [
+        Case(
+            "ACC-R10",
+            comment,
+            flag,
+            "calibrate_part",
+            {"epsilon": epsilon, "scores": rows_json(scores), "two_sided": two_sided},
+        )
+        for flag, comment, epsilon, scores, two_sided in chosen
+    ]
+
+
+def claim_cases() -> list[Case]:
+    """Return certificates of weights, and recoveries from them."""
+    uneven = tabulated_table("1.2")
+    equal, alone = replace(uneven, parts=uneven.parts[:1]), replace(uneven, parts=uneven.parts[2:])
+    made = [
+        tabulated_certificate_case("ACC-R11", "Known", "two parts and a verbatim token", uneven),
+        tabulated_certificate_case("ACC-R11", "Edge", "equal rows", equal),
+        tabulated_certificate_case("ACC-R12", "Known", "a claim that is met", tabulated_table("1.098613", 1)),
+        tabulated_certificate_case(
+            "ACC-R12", "Refusal", "a claim just below ln 3", tabulated_table("1.098612")
+        ),
+        tabulated_certificate_case("ACC-R14", "Edge", "one verbatim token", alone),
+        tabulated_certificate_case("ACC-R14", "Known", "no verbatim token", equal),
+    ]
+    counts: list[tuple[str, list[int]]] = [
+        ("Known", [1] * 6),
+        ("Known", [5, 0, 2, 3, 1, 9]),
+        ("Edge", [0, 0, 0, 0, 0, 1]),
+        ("Refusal", [0] * 6),
+        ("Refusal", [1] * 5),
+        ("Refusal", [1, 1, 1, 1, 1, -1]),
+    ]
+    for flag, chosen in counts:
+        given: Fields = {"table": write_tabulated(uneven, 0), "counts": list(chosen)}
+        made.append(Case("ACC-R13", "recovery by counts", flag, "weighted_recovery", given))
     return made
+
+
+def paper_certificate_cases() -> list[Case]:
+    """Return certificates of profile `cmif-paper`."""
+    made = []
+    for candidates in ([[1], [0]], [[2, 1], [2, 0], [0, 1]], [[2], [2], [0]]):
+        given: Fields = {"tokens": [*"xyz"[: len(candidates)]], "candidates": rows_json(candidates)}
+        made.append(Case("ACC-R15", "no epsilon", "Known", "paper_certificate", given))
+    return made
+
+
+def divide_case(flag: str, comment: str, budget: int, weights: list[int], costs: list[list[int]]) -> Case:
+    """Return one division of a budget; what is refused belongs to ACC-R18."""
+    given: Fields = {"budget": write_word(budget), "weights": [write_word(weight) for weight in weights]}
+    given |= {"costs": [[write_word(cost) for cost in rising] for rising in costs]}
+    return Case("ACC-R18" if flag == "Refusal" else "ACC-R17", comment, flag, "divide", given)
+
+
+def budget_cases() -> list[Case]:
+    """Return costs of documents and divisions of budgets."""
+    made = []
+    for flag, exacts in (
+        ("Edge", []),
+        ("Edge", ["1/1", "1/1"]),
+        ("Edge", ["18446744073709551617/18446744073709551616"] * 3),
+        ("Known", ["2/1", "10/1", "1/1"]),
+        ("Known", ["5/2"] * 4),
+    ):
+        listed_exacts: list[Json] = [*exacts]
+        given: Fields = {"exacts": listed_exacts}
+        made.append(Case("ACC-R16", "the cost of a document", flag, "document_cost", given))
+    most, rising = 2**63 - 1, [300, 500, 1000]
+    return [
+        *made,
+        divide_case("Known", "even weights", 2400, [1, 1, 1, 1], [rising, rising, [601], [600]]),
+        divide_case("Known", "uneven weights", 3000, [1, 0, 2], [rising, [0, 1], rising]),
+        divide_case("Edge", "the share is rounded down", 899, [1, 1, 1], [rising] * 3),
+        divide_case("Edge", "a cost of nothing", 0, [1, 0], [[0, 1], [0, 1]]),
+        divide_case("Edge", "no token", 5, [], []),
+        divide_case("Edge", "no weight", 5, [0, 0], [[1], [0]]),
+        divide_case("Edge", "largest numbers", most, [most] * 3, [[most // 3, most // 3 + 1]] * 3),
+        divide_case("Refusal", "a negative budget", -1, [1], [[1]]),
+        divide_case("Refusal", "a negative weight", 1, [-1], [[1]]),
+        divide_case("Edge", "costs that stay", 1, [1], [[1, 1]]),
+        divide_case("Refusal", "costs that fall", 1, [1], [[2, 1]]),
+        divide_case("Refusal", "a weight without costs", 1, [1, 1], [[1]]),
+    ]
 
 
 # Fixed point

@@ -1,6 +1,6 @@
 """What the tests have in common: refusals as values, scaled effort, and one independent ChaCha20."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from math import floor
@@ -81,11 +81,13 @@ def chacha20(key: bytes, counter: int, nonce: bytes) -> bytes:
     return b"".join(((a + b) & 0xFFFFFFFF).to_bytes(4, "little") for a, b in zip(x, start, strict=True))
 
 
-def noise_tape(streams: Mapping[int, list[int]]) -> ListedTape:
-    """Return a tape that holds these words of the noise domain, each stream from its beginning."""
+def noise_tape(draws: Mapping[tuple[int, int], Sequence[int]]) -> ListedTape:
+    """Return a tape with the words of these geometric draws, each named by its (stream, number)."""
     listed: dict[Address, int] = {}
-    for stream, words in streams.items():
-        listed |= {(Domain.NOISE, stream, index): word for index, word in enumerate(words)}
+    for (stream, draw), words in draws.items():
+        retry = stream + (draw + 1) * 2**64
+        places = [(stream, draw), *((retry, index) for index in range(len(words)))]
+        listed |= {(Domain.NOISE, *place): word for place, word in zip(places, words, strict=False)}
     return ListedTape(listed)
 
 

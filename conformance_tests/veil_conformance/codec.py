@@ -1,8 +1,9 @@
 """Vectors as JSON: how each operation's arguments and results are written, and read back.
 
 Integers below 2**53 are JSON integers. Signed 64-bit words are 16 hexadecimal digits (two's complement,
-lowest byte first), field elements are digits of fixed width, lowest byte first, inside {"shape", "words"},
-rationals "num/den", float32 weights their 8 digits. Models are whole files in hexadecimal digits.
+lowest byte first), weights of a tabulated row 18, field elements are digits of fixed width, lowest byte
+first, inside {"shape", "words"}, rationals "num/den", float32 weights their 8 digits. Models and table files
+are whole files in hexadecimal digits.
 """
 
 import struct
@@ -23,10 +24,13 @@ from veil_spec.types import (
     Geometric,
     ListedTape,
     Noise,
+    PaperCertificate,
     Part,
     Quantised,
     Rows,
     Table,
+    TabulatedPart,
+    TabulatedTable,
     TwoSidedGeometric,
     WeightRow,
 )
@@ -198,13 +202,58 @@ def write_table(table: Table) -> Json:
     return {"name": table.name, "parts": parts}
 
 
+def read_masses(value: Json) -> list[int]:
+    """Return the weights of a tabulated row."""
+    return [int.from_bytes(bytes.fromhex(text(item)), "little", signed=True) for item in items(value)]
+
+
+def write_masses(row: Sequence[int]) -> list[Json]:
+    """Return the weights of a tabulated row as 9 bytes each, since a single one is 2**64."""
+    return [weight.to_bytes(9, "little", signed=True).hex() for weight in row]
+
+
+def read_tabulated(value: Json, context: Context) -> TabulatedTable:
+    """Return a tabulated table."""
+    table = fields(value, "name", "epsilon", "parts")
+    made = []
+    for part in (fields(part, "tokens", "scores", "weights") for part in items(table["parts"])):
+        scores = tuple(tuple(map(integer, items(row))) for row in items(part["scores"]))
+        weights = tuple(tuple(read_masses(row)) for row in items(part["weights"]))
+        made.append(TabulatedPart(tuple(map(text, items(part["tokens"]))), scores, weights))
+    return TabulatedTable(text(table["name"]), text(table["epsilon"]), tuple(made))
+
+
+def write_tabulated(value: object, modulus: int) -> Json:
+    """Return a tabulated table."""
+    table = cast(TabulatedTable, value)
+    parts: list[Json] = []
+    for part in table.parts:
+        written: Fields = {"tokens": list(part.tokens), "scores": [list(row) for row in part.scores]}
+        parts.append(written | {"weights": [write_masses(row) for row in part.weights]})
+    return {"name": table.name, "epsilon": table.epsilon, "parts": parts}
+
+
 def write_certificate(value: object, modulus: int) -> Json:
     """Return every field of a certificate."""
     made = cast(Certificate, value)
     exact = {name: write_fraction(getattr(made, name)) for name in ("bound", "exact", "bayes_recovery")}
     plain = ("range_distance", "epsilon_bound", "epsilon_exact", "adjacency", "part_bits")
     kept: Fields = {name: getattr(made, name) for name in plain}
-    return kept | exact | {"worst": cast(Fields, asdict(made.worst))}
+    stated: Fields = {"verbatim": list(made.verbatim), "not_covered": list(made.not_covered)}
+    return kept | exact | {"worst": cast(Fields, asdict(made.worst))} | stated
+
+
+def write_candidates(value: object, modulus: int) -> Json:
+    """Return the candidates of an entry and their scores."""
+    candidates, scores = cast(tuple[Sequence[int], Sequence[int]], value)
+    return {"candidates": list(candidates), "scores": list(scores)}
+
+
+def write_paper_certificate(value: object, modulus: int) -> Json:
+    """Return every field of the certificate of profile `cmif-paper`."""
+    made = cast(PaperCertificate, value)
+    witness = cast(Fields, asdict(made.witness))
+    return {"adjacency": made.adjacency, "epsilon": made.epsilon, "witness": witness}
 
 
 def read_quantised(value: Json, context: Context) -> Quantised:
@@ -290,6 +339,10 @@ READERS: Final[dict[str, Reader]] = {
     "words": _plain(lambda value: [read_word(item) for item in items(value)]),
     "wordrows": _plain(lambda value: [[read_word(item) for item in items(row)] for row in items(value)]),
     "rows": read_rows,
+    "texts": _plain(lambda value: [text(item) for item in items(value)]),
+    "fractions": _plain(lambda value: [Fraction(text(item)) for item in items(value)]),
+    "masses": _plain(read_masses),
+    "tabulated": read_tabulated,
     "elements": lambda value, context: read_elements(value, context.modulus),
     "element_row": lambda value, context: read_elements(value, context.modulus)[0],
     "tape": read_tape,
@@ -318,7 +371,11 @@ WRITERS: Final[dict[str, Writer]] = {
     "fraction": lambda value, modulus: write_fraction(cast(Fraction, value)),
     "pmf": lambda value, modulus: [write_fraction(p) for p in cast(tuple[Fraction, ...], value)],
     "selection": lambda value, modulus: {"index": int(getattr(value, "index"))},  # noqa: B009
+    "masses": lambda value, modulus: write_masses(cast(Sequence[int], value)),
+    "tabulated": write_tabulated,
+    "candidates": write_candidates,
     "certificate": write_certificate,
+    "paper_certificate": write_paper_certificate,
     "quantised": write_quantised,
     "weights": write_weights,
     "gains": write_gains,
@@ -334,11 +391,38 @@ SIGNATURES: Final[dict[str, tuple[dict[str, str], str]]] = {
         "element_row",
     ),
     "noise": ({"alpha": "fraction", "two_sided": "boolean"}, "noise"),
-    "sample": ({"noise": "noise", "tape": "tape", "token": "integer", "candidate": "integer"}, "integer"),
-    "select": ({"scores": "row", "noise": "noise", "tape": "tape", "token": "integer"}, "selection"),
+    "sample": (
+        {"noise": "noise", "tape": "tape", "token": "integer", "candidate": "integer"}
+        | {"document": "integer"},
+        "integer",
+    ),
+    "select": (
+        {"scores": "row", "noise": "noise", "tape": "tape", "token": "integer", "document": "integer"},
+        "selection",
+    ),
     "exact_pmf": ({"scores": "row", "noise": "noise"}, "pmf"),
     "certificate": ({"table": "table", "noise": "noise"}, "certificate"),
     "calibrate": ({"epsilon": "epsilon", "range_distance": "integer"}, "fraction"),
+    "direction": ({"vector": "floats"}, "row"),
+    "partition": ({"directions": "rows", "part_size": "integer"}, "rows"),
+    "part_scores": ({"directions": "rows"}, "rows"),
+    "tabulate": ({"scores": "row", "noise": "noise"}, "masses"),
+    "draw": (
+        {"weights": "masses", "tape": "tape", "token": "integer", "document": "integer"},
+        "selection",
+    ),
+    "draw_uniformly": (
+        {"size": "integer", "tape": "tape", "token": "integer", "document": "integer"},
+        "selection",
+    ),
+    "load_tabulated": ({"file": "model", "level": "integer"}, "tabulated"),
+    "calibrate_part": ({"epsilon": "epsilon", "scores": "rows", "two_sided": "boolean"}, "fraction"),
+    "tabulated_certificate": ({"table": "tabulated"}, "certificate"),
+    "weighted_recovery": ({"table": "tabulated", "counts": "row"}, "fraction"),
+    "paper_candidates": ({"directions": "rows", "entry": "integer", "count": "integer"}, "candidates"),
+    "paper_certificate": ({"tokens": "texts", "candidates": "rows"}, "paper_certificate"),
+    "document_cost": ({"exacts": "fractions"}, "pair"),
+    "divide": ({"budget": "word", "weights": "words", "costs": "wordrows"}, "row"),
     "round_shift": ({"value": "word", "shift": "integer"}, "word"),
     "rescale": ({"value": "word", "shift": "integer", "limit": "integer"}, "integer"),
     "quantise": ({"row": "words", "fraction": "integer"}, "quantised"),

@@ -8,17 +8,21 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar, cast
 from unittest import mock
 
 from veil_conformance import runner
-from veil_reference import fixed_point, implementation, model, tables, tape, wire
+from veil_reference import fixed_point, implementation, model, table_file, tables, tabulated, tape, wire
+from veil_reference.accounting import claim_limit, range_distance
 from veil_reference.implementation import Reference
+from veil_reference.partition import similarity
 from veil_spec import __version__, constants
 from veil_spec.interface import Implementation, Tape
 from veil_spec.refusals import Refusal, Refused
@@ -29,15 +33,19 @@ from veil_spec.types import (
     Frame,
     FrameKind,
     Noise,
+    PaperCertificate,
     Part,
     Quantised,
     Row,
     Rows,
     Selection,
     Table,
+    TabulatedPart,
+    TabulatedTable,
     TokenIndex,
     TwoSidedGeometric,
     WeightRow,
+    WorstPair,
 )
 
 RIGHT: Final[Implementation] = implementation()
@@ -53,6 +61,8 @@ FILES: Final = {
     "WIR": "test_wire.py",
 }
 """Where an area's properties are."""
+SMALL_TABLE: Final = TabulatedTable("small", "1", (TabulatedPart(("a",), ((0,),), ((2**64,),)),))
+"""One verbatim token."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -202,9 +212,9 @@ def continues_with_zeros(words: Mapping[Address, int]) -> Tape:
 
 
 @mutant("NMX-R1", "sample")
-def decides_by_one_word(noise: Noise, source: Tape, token: int, candidate: int) -> int:
+def decides_by_one_word(noise: Noise, source: Tape, token: int, candidate: int, document: int = 0) -> int:
     """Compare the first word's lower end only."""
-    word = source.word(Domain.NOISE, token * 2**32 + 2 * candidate, 0)
+    word = source.word(Domain.NOISE, document * 2**21 + 2 * candidate, token)
     k = 0
     while word and Fraction(word, 2**64) < noise.alpha ** (k + 1):
         k += 1
@@ -212,52 +222,88 @@ def decides_by_one_word(noise: Noise, source: Tape, token: int, candidate: int) 
 
 
 @mutant("NMX-R1", "sample")
-def includes_the_threshold(noise: Noise, source: Tape, token: int, candidate: int) -> int:
+def includes_the_threshold(noise: Noise, source: Tape, token: int, candidate: int, document: int = 0) -> int:
     """Take U <= alpha^j in place of U < alpha^j."""
-    word = source.word(Domain.NOISE, token * 2**32 + 2 * candidate, 0)
-    k = RIGHT.sample(noise, source, token, candidate)
+    word = source.word(Domain.NOISE, document * 2**21 + 2 * candidate, token)
+    k = RIGHT.sample(noise, source, token, candidate, document)
     return k + (Fraction(word, 2**64) == noise.alpha ** (k + 1))
 
 
+@mutant("NMX-R1", "sample")
+def reads_on_in_the_same_stream(
+    noise: Noise, source: Tape, token: int, candidate: int, document: int = 0
+) -> int:
+    """Continue a draw with the words of the draws after it."""
+
+    def word(domain: Domain, stream: int, index: int) -> int:
+        retry, own = divmod(stream, 2**64)
+        return source.word(domain, own, index + (retry and retry + 1))
+
+    return RIGHT.sample(noise, Rewritten(word), token, candidate, document)
+
+
 @mutant("NMX-R2", "sample")
-def swaps_the_two_draws(noise: Noise, source: Tape, token: int, candidate: int) -> int:
+def swaps_the_two_draws(noise: Noise, source: Tape, token: int, candidate: int, document: int = 0) -> int:
     """Negate two-sided noise."""
-    k = RIGHT.sample(noise, source, token, candidate)
+    k = RIGHT.sample(noise, source, token, candidate, document)
     return -k if isinstance(noise, TwoSidedGeometric) else k
 
 
 @mutant("NMX-R2", "sample")
-def shares_a_stream(noise: Noise, source: Tape, token: int, candidate: int) -> int:
+def shares_a_stream(noise: Noise, source: Tape, token: int, candidate: int, document: int = 0) -> int:
     """Give every token the noise of token 0."""
-    return RIGHT.sample(noise, source, 0 if 0 <= token < 2**32 else token, candidate)
+    return RIGHT.sample(noise, source, token and min(token, 0), candidate, document)
+
+
+@mutant("NMX-R2", "select")
+def forgets_the_document(
+    scores: Sequence[int], noise: Noise, source: Tape, token: int = 0, document: int = 0
+) -> Selection:
+    """Give every document the noise of document 0."""
+    return RIGHT.select(scores, noise, source, token, document if document >= 2**43 else min(document, 0))
+
+
+@mutant("NMX-R2", "sample")
+def takes_any_document(noise: Noise, source: Tape, token: int, candidate: int, document: int = 0) -> int:
+    """Wrap document numbers around."""
+    return RIGHT.sample(noise, source, token, candidate, document % 2**43)
 
 
 @mutant("NMX-R3", "select")
-def ignores_the_noise(scores: Sequence[int], noise: Noise, source: Tape, token: int = 0) -> Selection:
+def ignores_the_noise(
+    scores: Sequence[int], noise: Noise, source: Tape, token: int = 0, document: int = 0
+) -> Selection:
     """Take the largest score."""
-    RIGHT.select(scores, noise, source, token)
+    RIGHT.select(scores, noise, source, token, document)
     return Selection(TokenIndex(list(scores).index(max(scores))))
 
 
 @mutant("NMX-R4", "select")
-def takes_the_last_of_equals(scores: Sequence[int], noise: Noise, source: Tape, token: int = 0) -> Selection:
+def takes_the_last_of_equals(
+    scores: Sequence[int], noise: Noise, source: Tape, token: int = 0, document: int = 0
+) -> Selection:
     """Break ties upwards."""
-    RIGHT.select(scores, noise, source, token)
-    noisy = [score + RIGHT.sample(noise, source, token, c) for c, score in enumerate(scores)]
+    RIGHT.select(scores, noise, source, token, document)
+    noisy = [score + RIGHT.sample(noise, source, token, c, document) for c, score in enumerate(scores)]
     return Selection(TokenIndex(max(range(len(noisy)), key=lambda c: (noisy[c], c))))
 
 
 @mutant("NMX-R5", "select")
-def selects_from_nothing(scores: Sequence[int], noise: Noise, source: Tape, token: int = 0) -> Selection:
+def selects_from_nothing(
+    scores: Sequence[int], noise: Noise, source: Tape, token: int = 0, document: int = 0
+) -> Selection:
     """Answer 0 to an empty list."""
-    return RIGHT.select(scores, noise, source, token) if scores else Selection(TokenIndex(0))
+    return RIGHT.select(scores, noise, source, token, document) if scores else Selection(TokenIndex(0))
 
 
 @mutant("NMX-R6", "select")
-def clips_scores(scores: Sequence[int], noise: Noise, source: Tape, token: int = 0) -> Selection:
+def clips_scores(
+    scores: Sequence[int], noise: Noise, source: Tape, token: int = 0, document: int = 0
+) -> Selection:
     """Bring scores into range in place of refusing them."""
     limit = constants.SCORE_LIMIT
-    return RIGHT.select([max(-limit, min(limit, score)) for score in scores], noise, source, token)
+    clipped = [max(-limit, min(limit, score)) for score in scores]
+    return RIGHT.select(clipped, noise, source, token, document)
 
 
 @mutant("NMX-R7", "noise")
@@ -276,6 +322,294 @@ def certifies_overlapping_parts(table: Table, noise: Noise) -> Certificate:
         for n, part in enumerate(table.parts)
     )
     return RIGHT.certificate(Table(table.name, tuple(renamed)), noise)
+
+
+@mutant("NMX-R9", "direction")
+def directs_in_floating_point(vector: Sequence[float]) -> Sequence[int]:
+    """Normalise with doubles."""
+    RIGHT.direction(vector)
+    norm = math.hypot(*vector)
+    return [int(value / norm * constants.DIRECTION_NORM) if norm else 0 for value in vector]
+
+
+@mutant("NMX-R9", "direction")
+def rounds_directions_down(vector: Sequence[float]) -> Sequence[int]:
+    """Round towards minus infinity."""
+    exact = [Fraction(value) for value in vector]
+    square = sum(value**2 for value in exact)
+    wrong = [
+        value < 0 and a**2 * square < (constants.DIRECTION_NORM * value) ** 2
+        for a, value in zip(RIGHT.direction(vector), exact, strict=True)
+    ]
+    return [a - one for a, one in zip(RIGHT.direction(vector), wrong, strict=True)]
+
+
+@mutant("NMX-R9", "direction")
+def takes_infinity_for_the_largest_number(vector: Sequence[float]) -> Sequence[int]:
+    """Clip what is not finite."""
+    most = sys.float_info.max
+    return RIGHT.direction([max(-most, min(most, value)) for value in vector])
+
+
+def _partition(directions: Rows, part_size: int, order: int, rest: bool) -> list[list[int]]:
+    RIGHT.partition([], part_size)
+    left, parts = list(range(len(directions))), []
+    while len(left) >= part_size + (part_size if rest else 0):
+        first = left.pop(0)
+        near = sorted(left, key=lambda c: (-similarity(directions[first], directions[c]), order * c))
+        parts.append([first, *near[: part_size - 1]])
+        left = sorted(near[part_size - 1 :])
+    return [*parts, left] if left else parts
+
+
+@mutant("NMX-R10", "partition")
+def prefers_the_higher_of_equals(directions: Rows, part_size: int) -> Sequence[Sequence[int]]:
+    """Break ties of similarity upwards."""
+    return _partition(directions, part_size, -1, True)
+
+
+@mutant("NMX-R10", "partition")
+def leaves_a_small_last_part(directions: Rows, part_size: int) -> Sequence[Sequence[int]]:
+    """Go on while part_size entries are left."""
+    return _partition(directions, part_size, 1, False)
+
+
+@mutant("NMX-R10", "partition")
+def sorts_its_parts(directions: Rows, part_size: int) -> Sequence[Sequence[int]]:
+    """List each part by number."""
+    return [sorted(part) for part in RIGHT.partition(directions, part_size)]
+
+
+@mutant("NMX-R10", "partition")
+def takes_any_part_size(directions: Rows, part_size: int) -> Sequence[Sequence[int]]:
+    """Bring the part size into range."""
+    return RIGHT.partition(directions, max(1, min(part_size, constants.PART_LIMIT // 2)))
+
+
+def _levels(directions: Rows, level: Callable[[Fraction], int]) -> list[list[int]]:
+    table = [[similarity(one, other) for other in directions] for one in directions]
+    least, most = min(map(min, table)), max(map(max, table))
+    steps = constants.LEVELS - 1
+    return [[level(Fraction(steps * (cell - least), max(most - least, 1))) for cell in row] for row in table]
+
+
+@mutant("NMX-R11", "part_scores")
+def rounds_halves_to_even(directions: Rows) -> Rows:
+    """Use Python's round."""
+    return _levels(directions, round)
+
+
+@mutant("NMX-R11", "part_scores")
+def rounds_scores_down(directions: Rows) -> Rows:
+    """Forget the half."""
+    return _levels(directions, math.floor)
+
+
+@mutant("NMX-R11", "part_scores")
+def spreads_each_row(directions: Rows) -> Rows:
+    """Scale each row by its own least and largest score."""
+    right = RIGHT.part_scores(directions)
+    return [[63 * (s - min(row)) // max(max(row) - min(row), 1) for s in row] for row in right]
+
+
+def _floors(scores: Sequence[int], noise: Noise) -> list[int]:
+    return [int(chance * 2**64) for chance in RIGHT.exact_pmf(scores, noise)]
+
+
+@mutant("NMX-R12", "tabulate")
+def leaves_weights_of_0(scores: Sequence[int], noise: Noise) -> Sequence[int]:
+    """Raise nothing to 1."""
+    weights = _floors(scores, noise)
+    weights[weights.index(max(weights))] += 2**64 - sum(weights)
+    return weights
+
+
+@mutant("NMX-R12", "tabulate")
+def gives_the_rest_to_the_first(scores: Sequence[int], noise: Noise) -> Sequence[int]:
+    """Add what is missing to the first weight."""
+    weights = [max(1, weight) for weight in _floors(scores, noise)]
+    return [weights[0] + 2**64 - sum(weights), *weights[1:]]
+
+
+@mutant("NMX-R12", "tabulate")
+def keeps_a_surplus(scores: Sequence[int], noise: Noise) -> Sequence[int]:
+    """Add what is missing, and never take away what is too much."""
+    weights = [max(1, weight) for weight in _floors(scores, noise)]
+    weights[weights.index(max(weights))] += max(0, 2**64 - sum(weights))
+    return weights
+
+
+@mutant("NMX-R12", "tabulate")
+def tabulates_in_floating_point(scores: Sequence[int], noise: Noise) -> Sequence[int]:
+    """Take weights from doubles."""
+    weights = [max(1, int(float(chance) * 2**64)) for chance in RIGHT.exact_pmf(scores, noise)]
+    weights[weights.index(max(weights))] += 2**64 - sum(weights)
+    return weights
+
+
+@mutant("NMX-R13", "draw")
+def gives_edges_to_the_lower_index(
+    weights: Sequence[int], source: Tape, token: int = 0, document: int = 0
+) -> Selection:
+    """Count sums below the word only."""
+    RIGHT.draw(weights, source, token, document)
+    word = source.word(Domain.DRAW, document, token)
+    return Selection(TokenIndex(sum(total < word for total in list(accumulate(weights))[:-1])))
+
+
+@mutant("NMX-R13", "draw")
+def swaps_token_and_document(
+    weights: Sequence[int], source: Tape, token: int = 0, document: int = 0
+) -> Selection:
+    """Read word `document` of stream `token`."""
+    swapped = Rewritten(lambda domain, stream, index: source.word(domain, index, stream))
+    return RIGHT.draw(weights, swapped, token, document)
+
+
+@mutant("NMX-R13", "draw")
+def draws_in_the_domain_of_noise(
+    weights: Sequence[int], source: Tape, token: int = 0, document: int = 0
+) -> Selection:
+    """Use a word that a noise may have used."""
+    noisy = Rewritten(lambda domain, stream, index: source.word(Domain.NOISE, stream, index))
+    return RIGHT.draw(weights, noisy, token, document)
+
+
+@mutant("NMX-R13", "draw")
+def draws_for_any_token(weights: Sequence[int], source: Tape, token: int = 0, document: int = 0) -> Selection:
+    """Wrap token numbers around."""
+    return RIGHT.draw(weights, source, token % (2**32 - 1), document)
+
+
+@mutant("NMX-R17", "draw_uniformly")
+def reduces_the_word(size: int, source: Tape, token: int = 0, document: int = 0) -> Selection:
+    """Take the word mod the part's size."""
+    return Selection(TokenIndex(source.word(Domain.DRAW, document, token) % size))
+
+
+@mutant("NMX-R17", "draw_uniformly")
+def scales_in_floating_point(size: int, source: Tape, token: int = 0, document: int = 0) -> Selection:
+    """Multiply by a double between 0 and 1."""
+    return Selection(TokenIndex(int(source.word(Domain.DRAW, document, token) / 2**64 * size)))
+
+
+def _certified(table: TabulatedTable, change: Callable[[TabulatedPart], TabulatedPart]) -> Certificate:
+    return RIGHT.tabulated_certificate(replace(table, parts=tuple(map(change, table.parts))))
+
+
+@mutant("NMX-R14", "tabulated_certificate")
+def repairs_sums(table: TabulatedTable) -> Certificate:
+    """Give what is missing of 2^64 to the last weight of a row."""
+
+    def repaired(part: TabulatedPart) -> TabulatedPart:
+        rows = tuple((*row[:-1], 2**64 - sum(row[:-1])) for row in part.weights)
+        return replace(part, weights=rows)
+
+    return _certified(table, repaired)
+
+
+@mutant("NMX-R14", "tabulated_certificate")
+def raises_weights_of_0(table: TabulatedTable) -> Certificate:
+    """Raise a weight of 0 to 1 and lower the others by 1."""
+
+    def raised(part: TabulatedPart) -> TabulatedPart:
+        rows = (tuple(w or 1 for w in row[:-1]) for row in part.weights if 0 in row)
+        kept = tuple(row for row in part.weights if 0 not in row)
+        return replace(part, weights=(*kept, *((*row, 2**64 - sum(row)) for row in rows)))
+
+    return _certified(table, raised)
+
+
+@mutant("NMX-R14", "tabulated_certificate")
+def certifies_parts_of_any_size(table: TabulatedTable) -> Certificate:
+    """Forget the limit of a part."""
+    if max((len(part.tokens) for part in table.parts), default=0) > constants.PART_LIMIT:
+        return replace(RIGHT.tabulated_certificate(SMALL_TABLE), epsilon_bound=table.epsilon)
+    return RIGHT.tabulated_certificate(table)
+
+
+@mutant("NMX-R14", "weighted_recovery")
+def recovers_without_a_check(table: TabulatedTable, counts: Sequence[int]) -> Fraction:
+    """Trust a table that has a certificate's form."""
+    with mock.patch.object(tabulated, "check_tabulated"):
+        return RIGHT.weighted_recovery(table, counts)
+
+
+@mutant("NMX-R15", "load_tabulated")
+def loads_without_a_check(path: Path, level: int) -> TabulatedTable:
+    """Trust the weights and scores of a file."""
+    with mock.patch.object(table_file, "check_tabulated"):
+        return RIGHT.load_tabulated(path, level)
+
+
+@mutant("NMX-R15", "load_tabulated")
+def checks_the_wanted_level_only(path: Path, level: int) -> TabulatedTable:
+    """Leave the other levels unread."""
+    found: list[TabulatedTable] = []
+    with mock.patch.object(table_file, "check_tabulated", found.append):
+        table = RIGHT.load_tabulated(path, level)
+    tabulated.check_tabulated(table)
+    return table
+
+
+@mutant("NMX-R15", "load_tabulated")
+def trusts_metadata_and_shapes(path: Path, level: int) -> TabulatedTable:
+    """Forget what is needed of a file beside its weights."""
+    with mock.patch.object(table_file, "_need"):
+        return RIGHT.load_tabulated(path, level)
+
+
+@mutant("NMX-R15", "load_tabulated")
+def loads_any_version(path: Path, level: int) -> TabulatedTable:
+    """Ignore the spec version of a file."""
+    with mock.patch.object(table_file, "__version__", mock.ANY):
+        return RIGHT.load_tabulated(path, level)
+
+
+@mutant("NMX-R15", "load_tabulated")
+def always_loads_the_first_level(path: Path, level: int) -> TabulatedTable:
+    """Forget the level."""
+    return RIGHT.load_tabulated(path, 0)
+
+
+@mutant("NMX-R15", "load_tabulated")
+def loads_any_claim(path: Path, level: int) -> TabulatedTable:
+    """Take each epsilon for the number of its level."""
+    numbers = count(1)
+    with mock.patch.object(table_file, "claim_limit", lambda epsilon: next(numbers)):
+        return RIGHT.load_tabulated(path, level)
+
+
+@mutant("NMX-R16", "paper_candidates")
+def counts_the_entry_among_its_candidates(
+    directions: Rows, entry: int, count: int
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Start the list with the entry itself."""
+    others, scores = RIGHT.paper_candidates(directions, entry, count)
+    return [entry, *others[:-1]], [63, *scores[:-1]]
+
+
+@mutant("NMX-R16", "paper_candidates")
+def lists_equals_downwards(directions: Rows, entry: int, count: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Break ties towards the higher number."""
+    others, scores = RIGHT.paper_candidates(directions[::-1], len(directions) - 1 - entry, count)
+    return [len(directions) - 1 - other for other in others], scores
+
+
+@mutant("NMX-R16", "paper_candidates")
+def scores_by_truncation(directions: Rows, entry: int, count: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Forget the half."""
+    others, _ = RIGHT.paper_candidates(directions, entry, count)
+    found = [similarity(directions[entry], directions[other]) for other in others]
+    return others, [63 * (cosine + 2**24) // 2**25 for cosine in found]
+
+
+@mutant("NMX-R16", "paper_candidates")
+def lists_fewer_where_there_are_no_more(
+    directions: Rows, entry: int, count: int
+) -> tuple[Sequence[int], Sequence[int]]:
+    """Cut the number of candidates down to the entries there are."""
+    return RIGHT.paper_candidates(directions, entry, min(count, len(directions) - 1))
 
 
 # Accounting
@@ -355,6 +689,276 @@ def reads_any_number(epsilon: Fraction | int | str, range_distance: int) -> Frac
 def states_no_adjacency(table: Table, noise: Noise) -> Certificate:
     """Claim more than is true."""
     return replace(RIGHT.certificate(table, noise), adjacency="one token replaced by another token")
+
+
+@mutant("ACC-R10", "calibrate_part")
+def calibrates_a_part_by_its_range(epsilon: Fraction | int | str, scores: Rows, two_sided: bool) -> Fraction:
+    """Use the bound of the theorem in place of the weights."""
+    part = Part(tuple(map(str, range(len(scores)))), tuple(map(tuple, scores)))
+    return RIGHT.calibrate(epsilon, range_distance(Table("part", (part,))))
+
+
+@mutant("ACC-R10", "calibrate_part")
+def returns_the_last_that_fails(epsilon: Fraction | int | str, scores: Rows, two_sided: bool) -> Fraction:
+    """Return l in place of h."""
+    right = RIGHT.calibrate_part(epsilon, scores, two_sided)
+    return max(right - Fraction(1, 2**16), Fraction(1, 2**16))
+
+
+@mutant("ACC-R10", "calibrate_part")
+def calibrates_one_noise_only(epsilon: Fraction | int | str, scores: Rows, two_sided: bool) -> Fraction:
+    """Use one-sided noise throughout."""
+    return RIGHT.calibrate_part(epsilon, scores, False)
+
+
+@mutant("ACC-R10", "calibrate_part")
+def returns_what_does_not_meet(epsilon: Fraction | int | str, scores: Rows, two_sided: bool) -> Fraction:
+    """Return the largest alpha where none meets the claim."""
+    try:
+        return RIGHT.calibrate_part(epsilon, scores, two_sided)
+    except Refused:
+        return Fraction(2**16 - 1, 2**16)
+
+
+@mutant("ACC-R11", "tabulated_certificate")
+def names_the_worst_pair_backwards(table: TabulatedTable) -> Certificate:
+    """Swap the worst pair."""
+    right = RIGHT.tabulated_certificate(table)
+    return replace(right, worst=replace(right.worst, token=right.worst.other, other=right.worst.token))
+
+
+@mutant("ACC-R11", "tabulated_certificate")
+def looks_at_its_own_output_only(table: TabulatedTable) -> Certificate:
+    """Compare how often tokens stay as they are."""
+    right = RIGHT.tabulated_certificate(table)
+    ratios = [
+        Fraction(row[x], other[x])
+        for part in table.parts
+        for x, row in enumerate(part.weights)
+        for other in part.weights
+    ]
+    return replace(right, exact=max(ratios))
+
+
+@mutant("ACC-R11", "tabulated_certificate")
+def certifies_doubles(table: TabulatedTable) -> Certificate:
+    """Divide in floating point."""
+    right = RIGHT.tabulated_certificate(table)
+    return replace(right, exact=Fraction(float(right.exact)))
+
+
+@mutant("ACC-R12", "tabulated_certificate")
+def bounds_by_the_exact_figure(table: TabulatedTable) -> Certificate:
+    """State the exact figure as the bound."""
+    right = RIGHT.tabulated_certificate(table)
+    return replace(right, bound=right.exact)
+
+
+@mutant("ACC-R12", "tabulated_certificate")
+def forgives_a_broken_claim(table: TabulatedTable) -> Certificate:
+    """Accept one part in 2^52 more than was claimed, as a comparison of doubles does."""
+    with mock.patch.object(tabulated, "claim_limit", lambda e: claim_limit(e) * (1 + Fraction(1, 2**52))):
+        found = RIGHT.tabulated_certificate(table)
+    return replace(found, bound=claim_limit(table.epsilon))
+
+
+@mutant("ACC-R12", "tabulated_certificate")
+def judges_the_claim_first(table: TabulatedTable) -> Certificate:
+    """Compare before looking whether the weights are laws."""
+    columns = [column for part in table.parts for column in zip(*part.weights, strict=True)]
+    if any(max(column) > claim_limit(table.epsilon) * min(column) for column in columns):
+        raise Refused(Refusal.CLAIM_NOT_MET)
+    return RIGHT.tabulated_certificate(table)
+
+
+@mutant("ACC-R12", "tabulated_certificate")
+def recovers_what_stays(table: TabulatedTable) -> Certificate:
+    """State the chance that a token stays as it is as Bayes recovery."""
+    rows = [(x, row) for part in table.parts for x, row in enumerate(part.weights)]
+    stays = Fraction(sum(row[x] for x, row in rows), 2**64 * len(rows))
+    return replace(RIGHT.tabulated_certificate(table), bayes_recovery=stays)
+
+
+@mutant("ACC-R13", "weighted_recovery")
+def forgets_the_counts(table: TabulatedTable, counts: Sequence[int]) -> Fraction:
+    """Draw every token equally often."""
+    RIGHT.weighted_recovery(table, counts)
+    return RIGHT.weighted_recovery(table, [1] * len(counts))
+
+
+@mutant("ACC-R13", "weighted_recovery")
+def guesses_the_most_frequent(table: TabulatedTable, counts: Sequence[int]) -> Fraction:
+    """Ignore the output."""
+    RIGHT.weighted_recovery(table, counts)
+    return Fraction(max(counts), sum(counts))
+
+
+@mutant("ACC-R13", "weighted_recovery")
+def pads_counts(table: TabulatedTable, counts: Sequence[int]) -> Fraction:
+    """Take counts that are missing for 0."""
+    missing = sum(len(part.tokens) for part in table.parts) - len(counts)
+    return RIGHT.weighted_recovery(table, [*counts, *[0] * missing] if any(counts) else [*counts])
+
+
+@mutant("ACC-R13", "weighted_recovery")
+def recovers_nothing_from_nothing(table: TabulatedTable, counts: Sequence[int]) -> Fraction:
+    """Answer 0 where no token occurs."""
+    size = sum(len(part.tokens) for part in table.parts)
+    return Fraction(0) if list(counts) == [0] * size else RIGHT.weighted_recovery(table, counts)
+
+
+@mutant("ACC-R14", "certificate")
+def names_no_verbatim_token(table: Table, noise: Noise) -> Certificate:
+    """Say nothing about parts of one."""
+    return replace(RIGHT.certificate(table, noise), verbatim=())
+
+
+@mutant("ACC-R14", "tabulated_certificate")
+def always_excludes_verbatim_tokens(table: TabulatedTable) -> Certificate:
+    """State verbatim tokens as not covered where there are none."""
+    stated = RIGHT.tabulated_certificate(SMALL_TABLE).not_covered
+    return replace(RIGHT.tabulated_certificate(table), not_covered=stated)
+
+
+@mutant("ACC-R14", "tabulated_certificate")
+def sorts_verbatim_tokens(table: TabulatedTable) -> Certificate:
+    """Name verbatim tokens in another order than the table's."""
+    right = RIGHT.tabulated_certificate(table)
+    return replace(right, verbatim=right.verbatim[::-1])
+
+
+@mutant("ACC-R15", "paper_certificate")
+def gives_the_papers_profile_an_epsilon(tokens: Sequence[str], candidates: Rows) -> PaperCertificate:
+    """State a number."""
+    return replace(RIGHT.paper_certificate(tokens, candidates), epsilon="64.000000")
+
+
+@mutant("ACC-R15", "paper_certificate")
+def states_the_papers_adjacency_within_parts(tokens: Sequence[str], candidates: Rows) -> PaperCertificate:
+    """State the adjacency of any other certificate."""
+    adjacency = "one token replaced by another token of the same part"
+    return replace(RIGHT.paper_certificate(tokens, candidates), adjacency=adjacency)
+
+
+@mutant("ACC-R15", "paper_certificate")
+def shows_the_last_witness(tokens: Sequence[str], candidates: Rows) -> PaperCertificate:
+    """Name the last output that shows it."""
+    right = RIGHT.paper_certificate(tokens, candidates)
+    x, other, y = [
+        (x, other, y)
+        for x, row in enumerate(candidates)
+        for other, others in enumerate(candidates)
+        for y in row
+        if y not in others
+    ][-1]
+    return replace(right, witness=WorstPair(tokens[x], tokens[other], tokens[y]))
+
+
+@mutant("ACC-R15", "paper_certificate")
+def shows_a_witness_by_number(tokens: Sequence[str], candidates: Rows) -> PaperCertificate:
+    """Search the candidates by their numbers."""
+    return RIGHT.paper_certificate(tokens, [sorted(row) for row in candidates])
+
+
+@mutant("ACC-R16", "document_cost")
+def rounds_the_sum_once(exacts: Sequence[Fraction]) -> tuple[int, int]:
+    """Add logarithms before rounding."""
+    together = math.prod(exacts, start=Fraction(1))
+    return RIGHT.document_cost(exacts)[0], RIGHT.document_cost([together])[0]
+
+
+@mutant("ACC-R16", "document_cost")
+def rounds_costs_to_the_nearest(exacts: Sequence[Fraction]) -> tuple[int, int]:
+    """Round in place of rounding up."""
+    costs = [round(math.log(exact) * 10**6) for exact in exacts]
+    return max(costs, default=0), sum(costs)
+
+
+@mutant("ACC-R16", "document_cost")
+def costs_the_first_token(exacts: Sequence[Fraction]) -> tuple[int, int]:
+    """Take the first token for the dearest."""
+    return RIGHT.document_cost(exacts[:1])[0], RIGHT.document_cost(exacts)[1]
+
+
+@mutant("ACC-R16", "document_cost")
+def charges_an_empty_document(exacts: Sequence[Fraction]) -> tuple[int, int]:
+    """Let a document cost something."""
+    return RIGHT.document_cost(exacts) if exacts else (1, 1)
+
+
+def _divided(shares: Sequence[Fraction], weights: Sequence[int], costs: Rows) -> list[int]:
+    paid = [sum(c <= share for c in rising) for share, rising in zip(shares, costs, strict=True)]
+    return [level if weight else 0 for level, weight in zip(paid, weights, strict=True)]
+
+
+@mutant("ACC-R17", "divide")
+def rounds_shares_up(budget: int, weights: Sequence[int], costs: Rows) -> Sequence[int]:
+    """Spend more than the budget."""
+    RIGHT.divide(budget, weights, costs)
+    shares = [Fraction(-(-budget * weight // max(sum(weights), 1))) for weight in weights]
+    return _divided(shares, weights, costs)
+
+
+@mutant("ACC-R17", "divide")
+def divides_in_floating_point(budget: int, weights: Sequence[int], costs: Rows) -> Sequence[int]:
+    """Compute shares as doubles."""
+    RIGHT.divide(budget, weights, costs)
+    shares = [Fraction(budget * (weight / max(sum(weights), 1))) for weight in weights]
+    return _divided(shares, weights, costs)
+
+
+@mutant("ACC-R17", "divide")
+def divides_evenly(budget: int, weights: Sequence[int], costs: Rows) -> Sequence[int]:
+    """Give each token the same."""
+    RIGHT.divide(budget, weights, costs)
+    return RIGHT.divide(budget, [1] * len(weights), costs)
+
+
+@mutant("ACC-R17", "divide")
+def gives_level_1_for_nothing(budget: int, weights: Sequence[int], costs: Rows) -> Sequence[int]:
+    """Let a token of weight 0 have a level that costs nothing."""
+    right = RIGHT.divide(budget, weights, costs)
+    free = [sum(cost == 0 for cost in rising) for rising in costs]
+    return [max(pair) for pair in zip(right, free, strict=True)]
+
+
+@mutant("ACC-R17", "divide")
+def takes_the_first_level_of_a_cost(budget: int, weights: Sequence[int], costs: Rows) -> Sequence[int]:
+    """Take the lowest of levels that cost the same."""
+    levels = zip(costs, RIGHT.divide(budget, weights, costs), strict=True)
+    return [level and list(row).index(row[level - 1]) + 1 for row, level in levels]
+
+
+@mutant("ACC-R18", "divide")
+def refuses_levels_of_one_cost(budget: int, weights: Sequence[int], costs: Rows) -> Sequence[int]:
+    """Ask for costs that rise strictly."""
+    if any(len(set(row)) < len(row) for row in costs):
+        raise Refused(Refusal.BUDGET_MALFORMED)
+    return RIGHT.divide(budget, weights, costs)
+
+
+@mutant("ACC-R18", "divide")
+def divides_what_is_no_budget(budget: int, weights: Sequence[int], costs: Rows) -> Sequence[int]:
+    """Bring numbers into their range."""
+
+    def clipped(value: int) -> int:
+        return max(0, min(int(value), 2**63 - 1))
+
+    inside = [[clipped(c) for c in rising] for rising in costs]
+    return RIGHT.divide(clipped(budget), list(map(clipped, weights)), inside)
+
+
+@mutant("ACC-R18", "divide")
+def sorts_costs(budget: int, weights: Sequence[int], costs: Rows) -> Sequence[int]:
+    """Put levels into order."""
+    return RIGHT.divide(budget, weights, [sorted(rising) for rising in costs])
+
+
+@mutant("ACC-R18", "divide")
+def divides_as_far_as_there_are_costs(budget: int, weights: Sequence[int], costs: Rows) -> Sequence[int]:
+    """Drop weights or costs without a partner."""
+    both = min(len(weights), len(costs))
+    return RIGHT.divide(budget, weights[:both], costs[:both])
 
 
 # Fixed point

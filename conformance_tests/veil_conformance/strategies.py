@@ -2,12 +2,22 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 from hypothesis import strategies as st
 
 from veil_conformance.tiny_model import SMALL
 from veil_spec import constants
-from veil_spec.types import Frame, FrameKind, ModelShape, Part, Quantised, Table
+from veil_spec.types import (
+    Frame,
+    FrameKind,
+    ModelShape,
+    Part,
+    Quantised,
+    Table,
+    TabulatedPart,
+    TabulatedTable,
+)
 
 moduli = st.sampled_from(constants.PRIMES)
 """The fields of linear groups."""
@@ -53,6 +63,63 @@ def tables(draw: st.DrawFn) -> Table:
         scores = draw(st.lists(rows, min_size=size, max_size=size).map(tuple))
         parts.append(Part(tuple(f"t{next(names)}" for _ in range(size)), scores))
     return Table("drawn", tuple(parts))
+
+
+vectors = st.lists(
+    st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers(-9, 9).map(float)
+    | st.sampled_from([0.0, -0.0, 5e-324, -5e-324, 2.0**-1022, 1e308, -1e308]),
+    min_size=1,
+    max_size=5,
+)
+"""Vectors of finite numbers, also very small and very large ones."""
+
+
+@st.composite
+def directions(draw: st.DrawFn, least: int = 1) -> list[list[int]]:
+    """Return directions of at least so many entries, 2**12 long or less and often equally similar."""
+    width, limit = draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 2000]))
+    return draw(matrices(st.integers(-limit, limit), draw(st.integers(least, 9)), width))
+
+
+@st.composite
+def weight_rows(draw: st.DrawFn, most: int) -> tuple[int, ...]:
+    """Return positive integers with the sum 2**64, at most so many, often as small or large as can be."""
+    return draw(_weights(draw(st.integers(1, most))))
+
+
+@st.composite
+def _weights(draw: st.DrawFn, size: int) -> tuple[int, ...]:
+    inside = st.integers(1, 2**64 - 1) | st.integers(1, 9) | st.integers(2**64 - 9, 2**64 - 1)
+    cuts = draw(st.lists(inside, min_size=size - 1, max_size=size - 1, unique=True))
+    edges = [0, *sorted(cuts), 2**64]
+    return tuple(high - low for low, high in pairwise(edges))
+
+
+@st.composite
+def tabulated_tables(draw: st.DrawFn) -> TabulatedTable:
+    """Return a small tabulated table with the claim 64, which 64-bit weights always meet."""
+    parts = []
+    for part in draw(tables()).parts:
+        size = len(part.tokens)
+        weights = draw(st.lists(_weights(size), min_size=size, max_size=size).map(tuple))
+        parts.append(TabulatedPart(part.tokens, part.scores, weights))
+    return TabulatedTable("drawn", "64", tuple(parts))
+
+
+@st.composite
+def table_levels(draw: st.DrawFn) -> list[TabulatedTable]:
+    """Return one table with different weights at one to three levels."""
+    first = draw(tabulated_tables())
+    levels = []
+    for epsilon in ("1", "2.5", "64")[-draw(st.integers(1, 3)) :]:
+        weights = [
+            draw(st.lists(_weights(len(part.tokens)), min_size=len(part.tokens), max_size=len(part.tokens)))
+            for part in first.parts
+        ]
+        parts = [replace(part, weights=tuple(rows)) for part, rows in zip(first.parts, weights, strict=True)]
+        levels.append(replace(first, epsilon=epsilon, parts=tuple(parts)))
+    return levels
 
 
 def matrices(cells: st.SearchStrategy[int], rows: int, columns: int) -> st.SearchStrategy[list[list[int]]]:

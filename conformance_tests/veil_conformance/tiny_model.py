@@ -26,7 +26,7 @@ SMALL: Final = ModelShape(
     tied=True,
 )
 """Grouped heads, tied head, odd sizes."""
-CODES: Final = {"I16": "h", "I32": "i"}
+CODES: Final = {"U8": "B", "I16": "h", "I32": "i", "U64": "Q"}
 """struct's letter of a tensor type."""
 
 
@@ -114,7 +114,9 @@ def file_bytes(described: Mapping[str, object], made: Tensors) -> bytes:
     """Return a safetensors file: header length (8 bytes, little-endian) || JSON header || data."""
     header: dict[str, object] = {"__metadata__": {"veil": json.dumps(described)}}
     data = b""
-    for name, tensor in sorted(made.items(), key=lambda item: (item[1].kind != "I32", item[0])):
+    for name, tensor in sorted(
+        made.items(), key=lambda item: (-struct.calcsize(CODES[item[1].kind]), item[0])
+    ):
         end = len(data) + len(tensor.data)
         header[name] = {"dtype": tensor.kind, "shape": list(tensor.size), "data_offsets": [len(data), end]}
         data += tensor.data

@@ -21,12 +21,37 @@ import numpy as np
 from veil_optimized.noise import check_scores
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
-from veil_spec.types import Certificate, Geometric, Noise, Part, Table, WorstPair
+from veil_spec.types import (
+    Certificate,
+    Geometric,
+    Noise,
+    Part,
+    Table,
+    TabulatedPart,
+    TabulatedTable,
+    WorstPair,
+)
 
-__all__ = ["calibrate", "certificate", "check_table", "exact_pmf", "load_table", "range_distance"]
+__all__ = [
+    "calibrate",
+    "certificate",
+    "certify",
+    "check_table",
+    "claim_limit",
+    "decimals",
+    "exact_pmf",
+    "load_table",
+    "logarithm",
+    "range_distance",
+]
 
+AnyPart = Part | TabulatedPart
+Laws = Sequence[Sequence[int | Fraction]]
+"""One law for each token of a part."""
 ADJACENCY: Final = "one token replaced by another token of the same part"
 """ACC-R9."""
+NOT_COVERED: Final = ("length", "positions", "timing", "context", "case and white space")
+"""ACC-R14."""
 SERIES_TERMS: Final = 256
 """ACC-R7."""
 DECIMAL_GRAMMAR: Final = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,20})?")
@@ -118,7 +143,7 @@ def exact_pmf(scores: Sequence[int], noise: Noise) -> tuple[Fraction, ...]:
     return tuple(chance(i) for i in range(size))
 
 
-def check_table(table: Table) -> None:
+def check_table(table: Table | TabulatedTable) -> None:
     """Refuse a table that is not a partition with square score matrices in range.
 
     Implements: NMX-R8.
@@ -134,7 +159,7 @@ def check_table(table: Table) -> None:
         raise Refused(Refusal.TABLE_MALFORMED, "no tokens")
 
 
-def _check_part(part: Part) -> None:
+def _check_part(part: AnyPart) -> None:
     size = len(part.tokens)
     if any(type(token) is not str for token in part.tokens):
         raise Refused(Refusal.TABLE_MALFORMED, "a token is not a string")
@@ -163,7 +188,7 @@ def load_table(path: Path) -> Table:
     return table
 
 
-def range_distance(table: Table) -> int:
+def range_distance(table: Table | TabulatedTable) -> int:
     """Return the largest spread, over the outputs of a part, of the score change between two of its tokens.
 
     Implements: ACC-R2.
@@ -176,10 +201,10 @@ def range_distance(table: Table) -> int:
     return largest
 
 
-def _worst_in_part(part: Part, pmfs: Sequence[Sequence[Fraction]]) -> tuple[Fraction, WorstPair]:
+def _worst_in_part(part: AnyPart, laws: Laws) -> tuple[Fraction, WorstPair]:
     """Return the largest ratio in a column, and the first (token, other, output) that reaches it."""
-    columns = list(zip(*pmfs, strict=True))
-    ratios = [max(column) / min(column) for column in columns]
+    columns = list(zip(*laws, strict=True))
+    ratios = [Fraction(max(column), min(column)) for column in columns]
     largest = max(ratios)
     x, other, y = min(
         (column.index(max(column)), column.index(min(column)), y)
@@ -193,33 +218,51 @@ def certificate(table: Table, noise: Noise) -> Certificate:
     """Return the guarantee of a table with a noise: its figures are exact, its decimals rounded up.
 
     Source: spec/accounting.md, The certificate.
-    Implements: ACC-R3, ACC-R4, ACC-R6, ACC-R9.
+    Implements: ACC-R3.
     Refuses: TABLE_MALFORMED.
     """
     check_table(table)
-    pmfs = [[exact_pmf(row, noise) for row in part.scores] for part in table.parts]
-    exact, worst = Fraction(0), WorstPair("", "", "")
-    for part, rows in zip(table.parts, pmfs, strict=True):
-        ratio, pair = _worst_in_part(part, rows)
-        exact, worst = (ratio, pair) if ratio > exact else (exact, worst)
+    laws = [[exact_pmf(row, noise) for row in part.scores] for part in table.parts]
     distance = range_distance(table)
     bound = Fraction(noise.alpha.denominator**distance, noise.alpha.numerator**distance)
+    return certify(table, laws, Fraction(1), bound, logarithm(bound))
+
+
+def certify(
+    table: Table | TabulatedTable,
+    laws: Sequence[Laws],
+    whole: Fraction,
+    bound: Fraction,
+    epsilon_bound: str,
+) -> Certificate:
+    """Return the guarantee of a table whose part n has these laws, in units in which a row sums to `whole`.
+
+    Implements: ACC-R4, ACC-R6, ACC-R9, ACC-R11, ACC-R14.
+    """
+    exact, worst = Fraction(0), WorstPair("", "", "")
+    parts: Sequence[AnyPart] = table.parts
+    for part, rows in zip(parts, laws, strict=True):
+        ratio, pair = _worst_in_part(part, rows)
+        exact, worst = (ratio, pair) if ratio > exact else (exact, worst)
     sizes = [len(part.tokens) for part in table.parts]
-    recovered = sum((max(column) for rows in pmfs for column in zip(*rows, strict=True)), Fraction(0))
+    best = sum((max(column) for rows in laws for column in zip(*rows, strict=True)), Fraction(0))
+    verbatim = tuple(part.tokens[0] for part in table.parts if len(part.tokens) == 1)
     return Certificate(
-        range_distance=distance,
+        range_distance=range_distance(table),
         bound=bound,
         exact=exact,
         worst=worst,
-        epsilon_bound=_logarithm(bound),
-        epsilon_exact=_logarithm(exact),
+        epsilon_bound=epsilon_bound,
+        epsilon_exact=logarithm(exact),
         adjacency=ADJACENCY,
         part_bits=_bits(sum(sizes), min(sizes)),
-        bayes_recovery=recovered / sum(sizes),
+        bayes_recovery=best / (whole * sum(sizes)),
+        verbatim=verbatim,
+        not_covered=(*NOT_COVERED, "verbatim tokens") if verbatim else NOT_COVERED,
     )
 
 
-def _logarithm(ratio: Fraction) -> str:
+def logarithm(ratio: Fraction) -> str:
     """Return ln(ratio) for ratio >= 1, rounded up to six decimals, from correctly rounded logarithms.
 
     Implements: ACC-R5.
@@ -234,7 +277,13 @@ def _logarithm(ratio: Fraction) -> str:
         low, high = (math.ceil((logs[0] - logs[1] + error) * 10**6) for error in (-slack, slack))
         if low == high:
             break
-    return f"{high // 10**6}.{high % 10**6:06d}"
+    return decimals(Fraction(high, 10**6))
+
+
+def decimals(value: Fraction) -> str:
+    """Return a value >= 0 rounded up to six decimals."""
+    millionths = math.ceil(value * 10**6)
+    return f"{millionths // 10**6}.{millionths % 10**6:06d}"
 
 
 def _bits(tokens: int, part: int) -> str:
@@ -273,6 +322,11 @@ def _exponential_below(value: Fraction) -> Fraction:
     return Fraction(total, scale)
 
 
+def claim_limit(epsilon: Fraction | int | str) -> Fraction:
+    """Return a rational just below e**epsilon. Refuses: EPSILON_OUT_OF_RANGE."""
+    return _exponential_below(_checked_epsilon(epsilon))
+
+
 def calibrate(epsilon: Fraction | int | str, range_distance: int) -> Fraction:
     """Return the smallest alpha = a / 2**16 whose bound is at most e**epsilon: a guess, put right exactly.
 
@@ -280,15 +334,14 @@ def calibrate(epsilon: Fraction | int | str, range_distance: int) -> Fraction:
     Implements: ACC-R7.
     Refuses: EPSILON_OUT_OF_RANGE.
     """
-    exponent = _checked_epsilon(epsilon)
-    limit, scale = _exponential_below(exponent), constants.ALPHA_DENOMINATOR_LIMIT
+    limit, scale = claim_limit(epsilon), constants.ALPHA_DENOMINATOR_LIMIT
 
     distance = max(0, range_distance)
 
     def meets(a: int) -> bool:
         return bool(scale**distance * limit.denominator <= a**distance * limit.numerator)
 
-    a = min(max(1, int(scale * math.exp(-exponent / max(1, distance)))), scale - 1)
+    a = min(max(1, int(scale * math.exp(-float(Fraction(epsilon)) / max(1, distance)))), scale - 1)
     while not meets(a):
         a += 1
     while a > 1 and meets(a - 1):

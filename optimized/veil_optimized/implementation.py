@@ -1,13 +1,17 @@
 """The optimized code as a subject of the conformance suite: lists of integers in and out, tensors between."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import SupportsInt
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from veil_optimized import (
     accounting,
+    budget,
     field,
     fixed_point,
     integrity,
@@ -16,10 +20,13 @@ from veil_optimized import (
     noisy_max,
     quantise,
     remo,
+    table_file,
     tables,
+    tabulated,
     tape,
     wire,
 )
+from veil_optimized import partition as building
 from veil_optimized.enclave import Enclave, Masking
 from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport
@@ -63,6 +70,15 @@ def _lists(matrix: torch.Tensor) -> list[list[int]]:
     return [[int(value) for value in row] for row in matrix.tolist()]
 
 
+def _directions(rows: Rows) -> npt.NDArray[np.float32]:
+    width = len(rows[0]) if rows else 0
+    return np.array(rows, dtype=np.float32).reshape(-1, width)
+
+
+def _integers(values: Iterable[SupportsInt]) -> list[int]:
+    return [int(value) for value in values]
+
+
 def _quantised(rows: fixed_point.Rows) -> Quantised:
     return Quantised(tuple(map(int, rows.values.tolist())), int(rows.exponent))
 
@@ -81,6 +97,16 @@ class Optimized:
     exact_pmf = staticmethod(accounting.exact_pmf)
     certificate = staticmethod(accounting.certificate)
     calibrate = staticmethod(accounting.calibrate)
+    tabulate = staticmethod(tabulated.tabulate)
+    draw = staticmethod(tabulated.draw)
+    draw_uniformly = staticmethod(tabulated.draw_uniformly)
+    calibrate_part = staticmethod(tabulated.calibrate_part)
+    tabulated_certificate = staticmethod(tabulated.tabulated_certificate)
+    weighted_recovery = staticmethod(tabulated.weighted_recovery)
+    load_tabulated = staticmethod(table_file.load_tabulated)
+    paper_certificate = staticmethod(building.paper_certificate)
+    document_cost = staticmethod(budget.document_cost)
+    divide = staticmethod(budget.divide)
     repetitions = staticmethod(integrity.repetitions)
     encode = staticmethod(wire.encode)
     decode = staticmethod(wire.decode)
@@ -102,6 +128,25 @@ class Optimized:
     def listed_tape(self, words: Mapping[Address, int]) -> Tape:
         """Return the tape that holds these words."""
         return tape.ListedTape(words)
+
+    def direction(self, vector: Sequence[float]) -> Sequence[int]:
+        """Return the direction of one vector."""
+        return _integers(building.directions(np.array([vector], dtype=np.float64))[0])
+
+    def partition(self, directions: Rows, part_size: int) -> Sequence[Sequence[int]]:
+        """Return the parts."""
+        return [_integers(part) for part in building.partition(_directions(directions), part_size)]
+
+    def part_scores(self, directions: Rows) -> Rows:
+        """Return the score matrix of a part."""
+        return [_integers(row) for row in building.part_scores(_directions(directions))]
+
+    def paper_candidates(
+        self, directions: Rows, entry: int, count: int
+    ) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the nearest other entries, and their scores."""
+        nearest, scores = building.paper_candidates(_directions(directions), entry, count)
+        return _integers(nearest), _integers(scores)
 
     def field_elements(
         self, tape_: Tape, domain: Domain, stream: int, start: int, count: int, modulus: int

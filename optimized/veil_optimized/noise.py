@@ -1,4 +1,4 @@
-"""Geometric noise for many candidates at once: one table look-up a word, exact arithmetic where undecided.
+"""Geometric noise for many tokens at once: one logarithm a word, exact arithmetic where undecided.
 
 The words, and what they are compared with, are the specified ones: so the noise agrees on every bit.
 """
@@ -6,24 +6,39 @@ The words, and what they are compared with, are the specified ones: so the noise
 import math
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import lru_cache
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from veil_optimized.tape import fill
 from veil_spec import constants
 from veil_spec.interface import Tape
 from veil_spec.refusals import Refusal, Refused
-from veil_spec.types import Domain, Geometric, Noise
+from veil_spec.types import Domain, Noise, TwoSidedGeometric
 
-__all__ = ["check_scores", "geometric", "geometrics", "sample", "samples"]
+__all__ = [
+    "check_places",
+    "check_scores",
+    "geometric",
+    "geometrics",
+    "inverse_log",
+    "levels",
+    "sample",
+    "samples",
+]
 
 Integers = npt.NDArray[np.int64]
-THRESHOLD_LIMIT: Final = 2**20
-"""Most thresholds kept for one alpha (8 MiB); words below the last one take the exact path."""
+Alphas = Sequence[Fraction] | npt.NDArray[np.object_]
+"""One alpha for each lane."""
+Floats = npt.NDArray[np.float64]
+Words = npt.NDArray[np.uint64]
 GUARD_BITS: Final = 128
-"""2**20 roundings cost 20 of these bits: a threshold is ambiguous once in 2**108."""
+"""Extra bits of a comparison: two values that differ are told apart at once, but once in 2**108."""
+LEAST_WORD: Final = 2**50
+"""Below this word the width of its interval shows in the estimate: such lanes take the exact path."""
+GUARD: Final = 2.0**-16
+"""Estimates nearer to an integer than this take the exact path; their error is below 2**-27."""
 
 
 def check_scores(scores: Sequence[int]) -> None:
@@ -40,51 +55,53 @@ def check_scores(scores: Sequence[int]) -> None:
         raise Refused(Refusal.SCORE_OUT_OF_RANGE, f"a score is beyond {constants.SCORE_LIMIT}")
 
 
-@lru_cache(maxsize=16)
-def _thresholds(alpha: Fraction) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-    """Return floor(2**64 * alpha**j) for j from the last kept down to 1, and whether nothing was cut off."""
-    floors: list[int] = []
-    whole: list[bool] = []
-    low = high = 1 << (constants.WORD_BITS + GUARD_BITS)
-    while len(floors) < THRESHOLD_LIMIT and (not floors or floors[-1]):
-        low = low * alpha.numerator // alpha.denominator
-        high = -(-high * alpha.numerator // alpha.denominator)
-        floor = low >> GUARD_BITS
-        if floor != high >> GUARD_BITS:
-            j = len(floors) + 1
-            floor = (alpha.numerator**j << constants.WORD_BITS) // alpha.denominator**j
-        floors.append(floor)
-        whole.append(low == high == floor << GUARD_BITS)
-    return np.array(floors[::-1], dtype=np.uint64), np.array(whole[::-1], dtype=np.bool_)
+def inverse_log(alpha: Fraction) -> float:
+    """Return 1 / ln(alpha), off by less than one part in 2**50."""
+    return 1 / math.log1p(-float(1 - alpha))
 
 
-def geometrics(alpha: Fraction, tape: Tape, streams: Sequence[int]) -> Integers:
-    """Return one noise k >= 0 for each stream [streams].
+def levels(words: Words, inverse_logs: Floats | float) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    """Return the draw that each first word decides, and which lanes need the exact path [words], [words].
+
+    The largest j with U < alpha**j is floor(x), x = ln(U) / ln(alpha), unless x is an integer. Here x is
+    below 2**22 and its relative error below 2**-48, if numpy's logarithm has one below 2**-50; and U, known
+    from one word of 2**50 or more only, moves x by at most 2**-34. So the floor is right outside the guard.
+    """
+    estimate = words.astype(np.float64)
+    np.maximum(estimate, 1.0, out=estimate)
+    np.log(estimate, out=estimate)
+    estimate -= constants.WORD_BITS * math.log(2)
+    estimate *= inverse_logs
+    floors = np.floor(estimate)
+    estimate -= floors
+    undecided = (words < LEAST_WORD) | (estimate < GUARD) | (estimate > 1 - GUARD)
+    return floors.astype(np.int64), undecided
+
+
+def geometrics(alphas: Alphas, tape: Tape, stream: int, start: int, inverse_logs: Floats | float) -> Integers:
+    """Return draws start, start + 1, ... of a stream, each k >= 0 and with its own alpha [alphas].
 
     Source: spec/noisy_max.md, Noise.
     Implements: NMX-R1.
     """
-    thresholds, whole = _thresholds(alpha)
-    words = np.array([tape.word(Domain.NOISE, stream, 0) for stream in streams], dtype=np.uint64)
-    reached = np.searchsorted(thresholds, words, side="right")
-    noise = (thresholds.size - reached).astype(np.int64)
-    last = np.maximum(reached - 1, 0)
-    undecided = (reached == 0) | ((thresholds[last] == words) & ~whole[last])
+    words = np.empty(len(alphas), dtype=np.uint64)
+    fill(words, tape, Domain.NOISE, stream, start)
+    noise, undecided = levels(words, inverse_logs)
     for lane in map(int, np.flatnonzero(undecided)):
-        noise[lane] = _exactly(alpha, tape, streams[lane], int(words[lane]))
+        noise[lane] = _exactly(alphas[lane], tape, stream, start + lane, int(words[lane]))
     return noise
 
 
-def _exactly(alpha: Fraction, tape: Tape, stream: int, digits: int) -> int:
-    """Return the noise of a stream whose first word is `digits`, reading further words while undecided."""
-    index = 1
+def _exactly(alpha: Fraction, tape: Tape, stream: int, draw: int, digits: int) -> int:
+    """Return the draw whose first word is `digits`, reading further words while undecided."""
+    retry_stream, index = stream + ((draw + 1) << constants.RETRY_SHIFT), 0
     while True:
-        width = constants.WORD_BITS * index
+        width = constants.WORD_BITS * (index + 1)
         if digits:
             k = _level(alpha, digits, width)
             if _compare(alpha, k, digits + 1, width) <= 0:
                 return k
-        digits = (digits << constants.WORD_BITS) | tape.word(Domain.NOISE, stream, index)
+        digits = (digits << constants.WORD_BITS) | tape.word(Domain.NOISE, retry_stream, index)
         index += 1
 
 
@@ -122,26 +139,41 @@ def _power(alpha: Fraction, exponent: int, bits: int) -> tuple[int, int]:
     return low, high
 
 
-def geometric(alpha: Fraction, tape: Tape, stream: int) -> int:
+def geometric(alpha: Fraction, tape: Tape, stream: int, draw: int = 0) -> int:
     """Return k >= 0; over a uniform tape its probability is (1 - alpha) * alpha**k."""
-    return int(geometrics(alpha, tape, [stream])[0])
+    return int(geometrics([alpha], tape, stream, draw, inverse_log(alpha))[0])
 
 
-def samples(noise: Noise, tape: Tape, token: int, candidates: range) -> Integers:
-    """Return the noise of each candidate of a token [candidates].
+def check_places(start: int, count: int, document: int, candidates: int = 1) -> None:
+    """Refuse places for which the tape has no words. Refuses: STREAM_OUT_OF_RANGE."""
+    inside = 0 <= document < constants.DOCUMENT_LIMIT and 1 <= candidates <= constants.CANDIDATE_LIMIT
+    if not (inside and start >= 0 and start + count <= constants.ELEMENT_LIMIT):
+        raise Refused(Refusal.STREAM_OUT_OF_RANGE, f"tokens from {start}, document {document}")
+
+
+def samples(
+    alphas: Alphas,
+    two_sided: bool,
+    tape: Tape,
+    candidate: int,
+    start: int,
+    document: int,
+    inverse_logs: Floats | float,
+) -> Integers:
+    """Return the noise of one candidate for tokens start, start + 1, ... of a document [alphas].
 
     Implements: NMX-R2.
     Refuses: STREAM_OUT_OF_RANGE.
     """
-    if not (0 <= token < 2**32 and candidates.start >= 0 and candidates.stop <= constants.CANDIDATE_LIMIT):
-        raise Refused(Refusal.STREAM_OUT_OF_RANGE, f"token {token}, candidates {candidates}")
-    streams = [(token << 32) + 2 * candidate for candidate in candidates]
-    first = geometrics(noise.alpha, tape, streams)
-    if isinstance(noise, Geometric):
-        return first
-    return first - geometrics(noise.alpha, tape, [stream + 1 for stream in streams])
+    check_places(start, len(alphas), document, candidate + 1)
+    stream = 2 * (document * constants.CANDIDATE_LIMIT + candidate)
+    first = geometrics(alphas, tape, stream, start, inverse_logs)
+    if two_sided:
+        first -= geometrics(alphas, tape, stream + 1, start, inverse_logs)
+    return first
 
 
-def sample(noise: Noise, tape: Tape, token: int, candidate: int) -> int:
+def sample(noise: Noise, tape: Tape, token: int, candidate: int, document: int = 0) -> int:
     """Return the noise of one candidate of a token. Refuses: STREAM_OUT_OF_RANGE."""
-    return int(samples(noise, tape, token, range(candidate, candidate + 1))[0])
+    two_sided, inverse = isinstance(noise, TwoSidedGeometric), inverse_log(noise.alpha)
+    return int(samples([noise.alpha], two_sided, tape, candidate, token, document, inverse)[0])

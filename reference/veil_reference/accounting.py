@@ -13,12 +13,29 @@ from typing import Final
 from veil_reference.noise import at_least, check_scores
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
-from veil_spec.types import Certificate, Noise, Part, Table, WorstPair
+from veil_spec.types import Certificate, Noise, Part, Table, TabulatedPart, TabulatedTable, WorstPair
 
-__all__ = ["calibrate", "certificate", "check_table", "exact_pmf", "load_table", "range_distance"]
+__all__ = [
+    "calibrate",
+    "certificate",
+    "certify",
+    "check_table",
+    "claim_limit",
+    "decimals",
+    "exact_pmf",
+    "load_table",
+    "logarithm",
+    "range_distance",
+    "recovery",
+]
 
+AnyPart = Part | TabulatedPart
+Laws = Sequence[Sequence[int | Fraction]]
+"""One law for each token of a part."""
 ADJACENCY: Final = "one token replaced by another token of the same part"
 """ACC-R9."""
+NOT_COVERED: Final = ("length", "positions", "timing", "context", "case and white space")
+"""ACC-R14."""
 ZERO: Final = Fraction(0)
 SERIES_TERMS: Final = 256
 """ACC-R7: at epsilon 64 the rest of the series is below 2**-200 of its sum."""
@@ -68,13 +85,17 @@ def exact_pmf(scores: Sequence[int], noise: Noise) -> tuple[Fraction, ...]:
     return tuple(chance(winner) for winner in range(len(scores)))
 
 
-def check_table(table: Table) -> None:
+def _tokens(table: Table | TabulatedTable) -> list[str]:
+    return [token for part in table.parts for token in part.tokens]
+
+
+def check_table(table: Table | TabulatedTable) -> None:
     """Refuse a table that is not a partition with square score matrices in range.
 
     Implements: NMX-R8.
     Refuses: TABLE_MALFORMED.
     """
-    tokens = [token for part in table.parts for token in part.tokens]
+    tokens = _tokens(table)
     if not tokens or len(set(tokens)) != len(tokens) or any(type(token) is not str for token in tokens):
         raise Refused(Refusal.TABLE_MALFORMED, "every token must be a string, in exactly one part")
     for part in table.parts:
@@ -101,7 +122,7 @@ def load_table(path: Path) -> Table:
     return table
 
 
-def range_distance(table: Table) -> int:
+def range_distance(table: Table | TabulatedTable) -> int:
     """Return the largest spread, over the outputs of a part, of the score change between two of its tokens.
 
     Implements: ACC-R2.
@@ -115,39 +136,60 @@ def range_distance(table: Table) -> int:
     return max(max(change) - min(change) for change in changes)
 
 
-def _ratios(part: Part, pmfs: Sequence[Sequence[Fraction]]) -> Iterator[tuple[Fraction, WorstPair]]:
-    for token, pmf in zip(part.tokens, pmfs, strict=True):
-        for other, other_pmf in zip(part.tokens, pmfs, strict=True):
-            for output, p, q in zip(part.tokens, pmf, other_pmf, strict=True):
-                yield p / q, WorstPair(token, other, output)
+def _ratios(part: AnyPart, laws: Laws) -> Iterator[tuple[Fraction, WorstPair]]:
+    for token, law in zip(part.tokens, laws, strict=True):
+        for other, other_law in zip(part.tokens, laws, strict=True):
+            for output, p, q in zip(part.tokens, law, other_law, strict=True):
+                yield Fraction(p, q), WorstPair(token, other, output)
+
+
+def certify(
+    table: Table | TabulatedTable, laws: Sequence[Laws], bound: Fraction, epsilon_bound: str
+) -> Certificate:
+    """Return the guarantee of a table whose part n has these laws, up to one common factor for all rows.
+
+    Implements: ACC-R4, ACC-R6, ACC-R9, ACC-R11, ACC-R14.
+    """
+    parts: Sequence[AnyPart] = table.parts
+    ratios = (pair for part, rows in zip(parts, laws, strict=True) for pair in _ratios(part, rows))
+    exact, worst = max(ratios, key=lambda pair: pair[0])
+    sizes = [len(part.tokens) for part in table.parts]
+    verbatim = tuple(part.tokens[0] for part in table.parts if len(part.tokens) == 1)
+    return Certificate(
+        range_distance=range_distance(table),
+        bound=bound,
+        exact=exact,
+        worst=worst,
+        epsilon_bound=epsilon_bound,
+        epsilon_exact=logarithm(exact),
+        adjacency=ADJACENCY,
+        part_bits=_bits(sum(sizes), min(sizes)),
+        bayes_recovery=recovery(laws, [1] * sum(sizes)),
+        verbatim=verbatim,
+        not_covered=NOT_COVERED + (("verbatim tokens",) if verbatim else ()),
+    )
+
+
+def recovery(laws: Sequence[Laws], counts: Sequence[int]) -> Fraction:
+    """Return the chance that the best guess of a token from its output is right, tokens drawn by counts."""
+    rest, right = iter(counts), ZERO
+    for rows in laws:
+        weighted = [[p * next_count for p in row] for row, next_count in zip(rows, rest, strict=False)]
+        right += sum(map(max, zip(*weighted, strict=True))) / Fraction(sum(rows[0]))
+    return right / sum(counts)
 
 
 def certificate(table: Table, noise: Noise) -> Certificate:
     """Return the guarantee of a table with a noise: its figures are exact, its decimals rounded up.
 
     Source: spec/accounting.md, The certificate.
-    Implements: ACC-R3, ACC-R4, ACC-R6, ACC-R9.
+    Implements: ACC-R3.
     Refuses: TABLE_MALFORMED.
     """
     check_table(table)
-    pmfs = [[exact_pmf(row, noise) for row in part.scores] for part in table.parts]
-    ratios = (pair for part, rows in zip(table.parts, pmfs, strict=True) for pair in _ratios(part, rows))
-    exact, worst = max(ratios, key=lambda pair: pair[0])
-    distance = range_distance(table)
-    bound = noise.alpha**-distance
-    sizes = [len(part.tokens) for part in table.parts]
-    best_guess = sum((max(column) for rows in pmfs for column in zip(*rows, strict=True)), ZERO)
-    return Certificate(
-        range_distance=distance,
-        bound=bound,
-        exact=exact,
-        worst=worst,
-        epsilon_bound=_logarithm(bound),
-        epsilon_exact=_logarithm(exact),
-        adjacency=ADJACENCY,
-        part_bits=_bits(sum(sizes), min(sizes)),
-        bayes_recovery=best_guess / sum(sizes),
-    )
+    laws = [[exact_pmf(row, noise) for row in part.scores] for part in table.parts]
+    bound = noise.alpha ** -range_distance(table)
+    return certify(table, laws, bound, logarithm(bound))
 
 
 def _series(value: Fraction, terms: int) -> Fraction:
@@ -156,7 +198,7 @@ def _series(value: Fraction, terms: int) -> Fraction:
     return 2 * sum((t ** (2 * k + 1) / (2 * k + 1) for k in range(terms)), ZERO)
 
 
-def _logarithm(ratio: Fraction) -> str:
+def logarithm(ratio: Fraction) -> str:
     """Return ln(ratio) for ratio >= 1, rounded up to six decimals.
 
     Implements: ACC-R5.
@@ -168,7 +210,12 @@ def _logarithm(ratio: Fraction) -> str:
         high = low + (halvings + 2) * Fraction(1, 9**terms) if ratio > 1 else low
         if ceil(low * 10**6) == ceil(high * 10**6):
             break
-    return f"{ceil(high * 10**6) // 10**6}.{ceil(high * 10**6) % 10**6:06d}"
+    return decimals(high)
+
+
+def decimals(value: Fraction) -> str:
+    """Return a value >= 0 rounded up to six decimals."""
+    return f"{ceil(value * 10**6) // 10**6}.{ceil(value * 10**6) % 10**6:06d}"
 
 
 def _bits(tokens: int, part: int) -> str:
@@ -192,6 +239,12 @@ def _checked_epsilon(epsilon: Fraction | int | str) -> Fraction:
     return value
 
 
+def claim_limit(epsilon: Fraction | int | str) -> Fraction:
+    """Return a rational just below e**epsilon. Refuses: EPSILON_OUT_OF_RANGE."""
+    exponent = _checked_epsilon(epsilon)
+    return sum((exponent**k / factorial(k) for k in range(SERIES_TERMS)), ZERO)
+
+
 def calibrate(epsilon: Fraction | int | str, range_distance: int) -> Fraction:
     """Return the smallest alpha = a / 2**16 whose bound is at most e**epsilon.
 
@@ -199,8 +252,7 @@ def calibrate(epsilon: Fraction | int | str, range_distance: int) -> Fraction:
     Implements: ACC-R7.
     Refuses: EPSILON_OUT_OF_RANGE.
     """
-    exponent = _checked_epsilon(epsilon)
-    limit = sum((exponent**k / factorial(k) for k in range(SERIES_TERMS)), ZERO)
+    limit = claim_limit(epsilon)
     scale = constants.ALPHA_DENOMINATOR_LIMIT
     a = 1 + bisect_left(range(1, scale), True, key=lambda a: Fraction(scale, a) ** range_distance <= limit)
     if a == scale:

@@ -5,15 +5,19 @@ from fractions import Fraction
 
 from veil_reference import (
     accounting,
+    budget,
     fixed_point,
     integrity,
     model,
     noisy_max,
     remo,
+    table_file,
     tables,
+    tabulated,
     tape,
     wire,
 )
+from veil_reference import partition as building
 from veil_reference.noise import sample
 from veil_reference.quantise import quantise_gains, quantise_weights
 from veil_spec import __version__
@@ -46,6 +50,20 @@ class Reference:
     exact_pmf = staticmethod(accounting.exact_pmf)
     certificate = staticmethod(accounting.certificate)
     calibrate = staticmethod(accounting.calibrate)
+    direction = staticmethod(building.direction)
+    partition = staticmethod(building.partition)
+    part_scores = staticmethod(building.part_scores)
+    paper_candidates = staticmethod(building.paper_candidates)
+    paper_certificate = staticmethod(building.paper_certificate)
+    tabulate = staticmethod(tabulated.tabulate)
+    draw = staticmethod(tabulated.draw)
+    draw_uniformly = staticmethod(tabulated.draw_uniformly)
+    calibrate_part = staticmethod(tabulated.calibrate_part)
+    tabulated_certificate = staticmethod(tabulated.tabulated_certificate)
+    weighted_recovery = staticmethod(tabulated.weighted_recovery)
+    load_tabulated = staticmethod(table_file.load_tabulated)
+    document_cost = staticmethod(budget.document_cost)
+    divide = staticmethod(budget.divide)
     round_shift = staticmethod(fixed_point.round_shift)
     rescale = staticmethod(fixed_point.rescale)
     quantise = staticmethod(fixed_point.quantise)

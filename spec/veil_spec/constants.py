@@ -25,6 +25,16 @@ CANDIDATE_LIMIT: Final = 2**20
 """Most candidates in one selection."""
 ALPHA_DENOMINATOR_LIMIT: Final = 2**16
 """Largest denominator of alpha; calibration uses exactly this one."""
+DOCUMENT_LIMIT: Final = 2**43
+"""2**21 streams of noise for each document stay below 2**64."""
+TABLE_BITS: Final = 64
+"""The weights of a row sum to 2**64, so one tape word is one draw."""
+PART_LIMIT: Final = 1024
+"""Most candidates of a tabulated row: exact laws stay affordable."""
+DIRECTION_NORM: Final = 2**12
+"""The product of two directions is at most 2**24, so float32 sums are exact in any order."""
+LEVELS: Final = 64
+"""Scores of a built table are 0 to 63."""
 EPSILON_LIMIT: Final = 64
 """Largest nominal epsilon that calibration accepts: beyond it, no claim is worth making."""
 

@@ -23,6 +23,7 @@ class Domain(StrEnum):
     """What a tape word is for; each has its own key (TAP-R1)."""
 
     NOISE = "nmx.noise"
+    DRAW = "nmx.draw"
     PAD = "rmo.pad"
     RANK_BASIS = "rmo.rank.basis"
     RANK_MASK = "rmo.rank.mask"
@@ -109,6 +110,24 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class TabulatedPart:
+    """A part whose law is written down: weights[x][y] * 2**-64 is the probability of output y for token x."""
+
+    tokens: tuple[str, ...]
+    scores: tuple[tuple[int, ...], ...]
+    weights: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TabulatedTable:
+    """A frozen sanitizer table that is drawn from directly; `epsilon` is the claim, a decimal string."""
+
+    name: str
+    epsilon: str
+    parts: tuple[TabulatedPart, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WorstPair:
     """Where the largest probability ratio is reached: output `output` of `token` against `other`."""
 
@@ -130,6 +149,17 @@ class Certificate:
     adjacency: str
     part_bits: str
     bayes_recovery: Fraction
+    verbatim: tuple[str, ...]
+    not_covered: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PaperCertificate:
+    """What profile `cmif-paper` guarantees; a witness is an output that one of two tokens never gives."""
+
+    adjacency: str
+    epsilon: str
+    witness: WorstPair
 
 
 @dataclass(frozen=True, slots=True)
