@@ -14,6 +14,29 @@ import pytest
 ROOTS = ("spec", "reference", "optimized", "app", "conformance_tests")
 MUTANTS = {
     "MDL-P1": ("app/veil/importer.py", "        checkpoint.check_spent(shape.tied)\n", ""),
+    "ACC-P1": (
+        "optimized/veil_optimized/ledger.py",
+        "        _write(self._file, slot, self._end)\n        self._sync()\n",
+        "        self._sync()\n        _write(self._file, slot, self._end)\n",
+    ),
+    "ACC-P2": ("optimized/veil_optimized/ledger.py", "if cost > left:", "if spent > limit:"),
+    "ACC-P3": ("optimized/veil_optimized/ledger.py", "            _lock(self._file, deadline)\n", ""),
+    "ACC-P4": (
+        "optimized/veil_optimized/ledger.py",
+        "self._end, self._seal = self._end + RECORD_BYTES, slot[-SEAL_BYTES:]",
+        "self._end += RECORD_BYTES",
+    ),
+    "ACC-P5": (
+        "optimized/veil_optimized/ledger.py",
+        "return Ticket(invocation, resumed=True, memoised=False)",
+        "return Ticket(self._books.following, resumed=True, memoised=False)",
+    ),
+    "ACC-P6": (
+        "optimized/veil_optimized/ledger.py",
+        'text = _tag(key, b"document", owner, document)',
+        'text = _tag(key, b"document", owner, document.strip())',
+    ),
+    "ACC-P7": ("optimized/veil_optimized/ledger.py", "if policy not in (None, self.policy):", "if False:"),
     "RMO-P1": (
         "optimized/veil_optimized/enclave.py",
         "        return remo.unmask(",
