@@ -9,13 +9,15 @@ and s >= 0. Then the index of the largest score plus noise, lowest index on ties
    moves t by at most D_R (`test_the_threshold_moves_by_at_most_the_range_distance`).
 3. So P(i | u + d) >= P(Z >= t + D_R) >= alpha**D_R * P(i | u) for every choice of the other noises, hence on
    average; exchange u and u + d for the other direction.
-4. Noises of different selections are independent and the other tokens are equal, so the factor of a document
-   is the factor of the changed token (the product rule; NMX-A3).
+4. No word of the tape serves two draws (`test_distinct_draws_read_disjoint_words`), so noises of different
+   selections are independent. The other tokens are equal, so the factor of a document is the factor of the
+   changed token (the product rule; NMX-A3).
 5. The code draws these noises (`test_the_sampler_cuts_at_the_powers_of_alpha`) and its exact law is this
    mechanism's (`test_exact_pmf_*`), so the exhaustive grid measures what runs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, partial
 from itertools import product
@@ -25,8 +27,9 @@ import sympy
 import z3
 
 from veil_reference.accounting import exact_pmf
-from veil_reference.noise import at_least, geometric
-from veil_spec.types import Domain, Geometric, ListedTape, Noise, TwoSidedGeometric
+from veil_reference.noise import at_least, geometric, sample
+from veil_spec import constants
+from veil_spec.types import Address, Domain, Geometric, ListedTape, Noise, TwoSidedGeometric
 
 TWO_THIRDS = Fraction(2, 3)
 NOISES = (Geometric(TWO_THIRDS), TwoSidedGeometric(TWO_THIRDS))
@@ -110,6 +113,16 @@ def test_two_sided_noise_is_a_difference_of_two_draws() -> None:
         assert mass == Fraction(1, 5) * TWO_THIRDS ** abs(value)
 
 
+def is_theorem(claim: z3.BoolRef) -> bool:
+    """Return whether z3 refutes the negation (True) or finds a counterexample (False)."""
+    solver = z3.Solver()
+    solver.set("timeout", 20000)
+    solver.add(z3.Not(claim))
+    verdict = solver.check()
+    assert verdict in (z3.sat, z3.unsat), "undecided"
+    return bool(verdict == z3.unsat)
+
+
 @pytest.mark.requirement("NMX-G1")
 def test_the_threshold_moves_by_at_most_the_range_distance() -> None:
     """Proves: NMX-G1.
@@ -126,13 +139,74 @@ def test_the_threshold_moves_by_at_most_the_range_distance() -> None:
     changes = z3.And(*(z3.And(change >= 0, change <= bound) for change in (up, upper, own)))
     wins = z3.And(score + noise > before, score + noise >= after)
     shift = (moved - score - own) - (larger - score)
-    for claim in (
-        wins == (noise >= larger - score),
-        z3.Implies(changes, z3.And(shift <= bound, -shift <= bound)),
-    ):
-        solver = z3.Solver()
-        solver.add(z3.Not(claim))
-        assert solver.check() == z3.unsat
+    assert is_theorem(wins == (noise >= larger - score))
+    assert is_theorem(z3.Implies(changes, z3.And(shift <= bound, -shift <= bound)))
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One of the two draws that make the noise of a candidate, by number."""
+
+    document: z3.ArithRef
+    candidate: z3.ArithRef
+    half: z3.ArithRef
+    token: z3.ArithRef
+
+    def inside(self) -> z3.BoolRef:
+        """Return whether the sampler does not refuse these numbers."""
+        limits = (constants.DOCUMENT_LIMIT, constants.CANDIDATE_LIMIT, 2, constants.ELEMENT_LIMIT)
+        numbers = (self.document, self.candidate, self.half, self.token)
+        return z3.And(*(z3.And(n >= 0, n < limit) for n, limit in zip(numbers, limits, strict=True)))
+
+
+def draws_apart(document_bits: int) -> bool:
+    """Return whether distinct draws read disjoint words when documents are 2**document_bits streams apart."""
+    a, b = (Draw(*z3.Ints(f"document{n} candidate{n} half{n} token{n}")) for n in "ab")
+    stream_a, stream_b = (d.document * 2**document_bits + 2 * d.candidate + d.half for d in (a, b))
+    retry_a, retry_b = (
+        s + (d.token + 1) * 2**constants.RETRY_SHIFT for s, d in ((stream_a, a), (stream_b, b))
+    )
+    equal = z3.And(a.document == b.document, a.candidate == b.candidate, a.half == b.half, a.token == b.token)
+    apart = z3.And(
+        z3.Implies(z3.And(stream_a == stream_b, a.token == b.token), equal),
+        z3.Implies(retry_a == retry_b, equal),
+        retry_a != stream_b,
+        retry_a < 2**constants.STREAM_BITS,
+    )
+    return is_theorem(z3.Implies(z3.And(a.inside(), b.inside()), apart))
+
+
+class RecordingTape:
+    """A tape that leaves each draw undecided by its first word, and writes down what is read."""
+
+    def __init__(self) -> None:
+        self.read: list[Address] = []
+
+    def word(self, domain: Domain, stream: int, index: int) -> int:
+        """Return 0 for a first word and 2**63 for a retry."""
+        self.read.append((domain, stream, index))
+        return 0 if stream < 2**64 else 2**63
+
+
+@pytest.mark.requirement("NMX-G1")
+def test_distinct_draws_read_disjoint_words() -> None:
+    """Proves: NMX-G1.
+
+    Given: any document, candidate and token number that the sampler accepts, and either draw of its noise.
+    Then: first words and retry words of distinct draws have distinct addresses on the tape, which z3 finds
+    for all integers; the sampler reads exactly these, which is checked at the corners. Functions of disjoint
+    independent words are independent (argued: the definition of independence).
+    Assuming: NMX-A3.
+    Pins: veil_reference.noise.sample cb478b32.
+    """
+    assert draws_apart(21)
+    last = (constants.ELEMENT_LIMIT - 1, constants.CANDIDATE_LIMIT - 1, constants.DOCUMENT_LIMIT - 1)
+    for token, candidate, document in product(*((0, 1, high) for high in last)):
+        tape = RecordingTape()
+        sample(NOISES[1], tape, token, candidate, document)
+        stream, retry = document * 2**21 + 2 * candidate, (token + 1) * 2**64
+        streams = ((stream, token), (stream + retry, 0), (stream + 1, token), (stream + 1 + retry, 0))
+        assert tape.read == [(Domain.NOISE, *address) for address in streams]
 
 
 @pytest.mark.requirement("NMX-G1")
@@ -145,11 +219,13 @@ def test_the_sampler_cuts_at_the_powers_of_alpha(ratio: Fraction) -> None:
     last word that ends below alpha**j, and below j from the first one that starts at or above it; the word
     between them is cut at alpha**j by the next word, and so on.
     Assuming: TAP-A1.
-    Pins: veil_reference.noise.geometric 1876c333.
+    Pins: veil_reference.noise.geometric 91ca7f02.
     """
 
-    def draw(*words: int) -> int:
-        return geometric(ratio, ListedTape({(Domain.NOISE, 0, i): word for i, word in enumerate(words)}), 0)
+    def draw(first: int, *retries: int) -> int:
+        words: dict[Address, int] = {(Domain.NOISE, 5, 2): first}
+        words |= {(Domain.NOISE, 5 + 3 * 2**64, i): word for i, word in enumerate(retries)}
+        return geometric(ratio, ListedTape(words), 5, 2)
 
     for j in range(1, 30):
         cut, rest = divmod(ratio.numerator**j << 64, ratio.denominator**j)
@@ -273,6 +349,9 @@ def test_negative_control_threshold_without_tie_order() -> None:
     """Controls: NMX-G1. The same check refutes a threshold that gives ties to the later candidate."""
     before, after, score, noise = z3.Ints("before after score noise")
     wins = z3.And(score + noise > before, score + noise >= after)
-    solver = z3.Solver()
-    solver.add(wins != (noise >= z3.If(before >= after, before, after) - score))
-    assert solver.check() == z3.sat
+    assert not is_theorem(wins == (noise >= z3.If(before >= after, before, after) - score))
+
+
+def test_negative_control_documents_whose_streams_overlap() -> None:
+    """Controls: NMX-G1. The same check refutes documents that are one stream for each candidate apart."""
+    assert not draws_apart(20)
