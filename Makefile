@@ -7,10 +7,10 @@ HOUSE_TESTS := $(addprefix conformance_tests/test_,$(addsuffix .py,\
 	traceability constants imports reference_size removals))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test audit bench vectors spec
+.PHONY: help setup lint check test audit audit-sanitizer bench soak vectors spec
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(INSTALLED) ## create .venv with everything that the other targets need
 
@@ -40,6 +40,12 @@ test: lint ## all of check, the conformance suite for both implementations, proo
 
 audit: $(MODEL) ## run a real model with masked layers, attack it, check every claim, write build/audit/report.html
 	$(BIN)/veil audit
+
+audit-sanitizer: $(INSTALLED) ## show that every shipped broken sanitizer is rejected and no correct one
+	$(BIN)/veil audit-sanitizer
+
+soak: $(INSTALLED) ## the long counts: 200 kills of a process that charges a ledger
+	VEIL_LEDGER_KILLS=200 $(BIN)/python -m pytest -q conformance_tests/test_ledger.py -k random_moments
 
 bench: $(INSTALLED) ## ratios of time against a baseline in the same run
 	$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py test_*.py' -o python_functions='bench_* test_*'

@@ -13,7 +13,6 @@ from rich.console import Console
 
 import veil_spec
 from veil_spec.refusals import Refusal, Refused
-from veil_spec.types import Geometric, TwoSidedGeometric
 
 if TYPE_CHECKING:
     from veil import service
@@ -52,6 +51,27 @@ class NoiseKind(StrEnum):
 
     TWO_SIDED = "two-sided"
     ONE_SIDED = "one-sided"
+
+
+class Mechanism(StrEnum):
+    """How the sanitizer draws."""
+
+    TABULATED = "tabulated"
+    NOISY_MAX = "noisy-max"
+
+
+class SanitizerProfile(StrEnum):
+    """Where candidates come from."""
+
+    PARTITION = "partition"
+    CMIF_PAPER = "cmif-paper"
+
+
+class Adjacency(StrEnum):
+    """What a ledger's limits speak of."""
+
+    TOKEN = "token"
+    DOCUMENT = "document"
 
 
 ModelOption = Annotated[Path, typer.Option("--model", help="directory that `veil import` made")]
@@ -140,34 +160,136 @@ def worker(
 
 @app.command()
 def certificate(
-    epsilon: Annotated[str, typer.Option(help="nominal epsilon, a positive decimal number")],
+    epsilon: Annotated[str | None, typer.Option(help="nominal epsilon, a positive decimal number")] = None,
     table: Annotated[
-        Path | None, typer.Option(help="sanitizer table; without it, the toy of eight-token parts")
+        Path | None,
+        typer.Option(help="file that `veil table` made, or JSON; without it, a toy of eight words"),
     ] = None,
-    noise: Annotated[NoiseKind, typer.Option(help="noise of the noisy max")] = NoiseKind.TWO_SIDED,
+    noise: Annotated[NoiseKind, typer.Option(help="noise of a JSON table's noisy max")] = NoiseKind.TWO_SIDED,
+    counts: Annotated[
+        Path | None, typer.Option(help="a public count for each entry, one a line, for a weighted guess")
+    ] = None,
 ) -> None:
-    """Calibrate a table's noise to epsilon and print what it then guarantees."""
-    from veil_optimized import accounting
+    """Print what a table guarantees: a table file at a level, or a JSON table calibrated to epsilon."""
+    from veil import sanitizer_commands as commands
 
-    chosen = accounting.load_table(table or TOY_TABLE)
-    try:
-        alpha = accounting.calibrate(epsilon, accounting.range_distance(chosen))
-    except Refused as refused:
-        raise Refused(refused.reason, f"--epsilon {epsilon}: {refused.detail}") from refused
-    law = TwoSidedGeometric(alpha) if noise is NoiseKind.TWO_SIDED else Geometric(alpha)
-    stated = accounting.certificate(chosen, law)
-    for name, value in (
-        ("table", chosen.name),
-        ("noise", f"{noise}, alpha {alpha}"),
-        ("epsilon nominal", epsilon),
-        ("epsilon bound", stated.epsilon_bound),
-        ("epsilon exact", stated.epsilon_exact),
-        ("worst pair", f"{stated.worst.token} against {stated.worst.other}, output {stated.worst.output}"),
-        ("adjacency", stated.adjacency),
-        ("part bits", stated.part_bits),
-        ("bayes recovery", f"{float(stated.bayes_recovery):.4f}"),
-    ):
+    if table is not None and table.suffix != ".json":
+        shown = commands.certificate_of_file(table, epsilon, counts)
+    elif epsilon is None or counts is not None:
+        remedy = "--epsilon is missing" if epsilon is None else "--counts means nothing for a JSON table"
+        raise Refused(Refusal.EPSILON_OUT_OF_RANGE, f"{remedy}: `veil certificate --help`")
+    else:
+        shown = commands.certificate_of_json(table or TOY_TABLE, epsilon, noise is NoiseKind.TWO_SIDED)
+    for name, value in shown:
         print(f"{name:16} {value}")
+
+
+@app.command()
+def table(
+    vectors: Annotated[
+        Path, typer.Option(help="word vectors (text or .npy), or a model's directory or .gguf file")
+    ],
+    out: Annotated[Path, typer.Option(help="new table file")],
+    part_size: Annotated[int, typer.Option(min=2, max=512, help="candidates of each entry")] = 20,
+    epsilon: Annotated[
+        list[str] | None, typer.Option(help="a level's claim; give it again for further levels, rising")
+    ] = None,
+    noise: Annotated[NoiseKind, typer.Option(help="noise of the noisy max")] = NoiseKind.ONE_SIDED,
+    entries: Annotated[Path | None, typer.Option(help="one entry a line, for a .npy matrix")] = None,
+    most: Annotated[int | None, typer.Option(min=1, help="use the first entries of the vectors only")] = None,
+    verbatim: Annotated[Path | None, typer.Option(help="public list of entries to keep as they are")] = None,
+    protect_rarest: Annotated[
+        str | None, typer.Option(help="share of entries to replace, the last ones, such as 0.9")
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="a public class for each entry, for budgets")] = None,
+    name: Annotated[str | None, typer.Option(help="what the table calls itself")] = None,
+) -> None:
+    """Build a sanitizer table from public vectors, once: parts, scores, calibrated weights, one file."""
+    from veil import sanitizer_commands as commands
+
+    levels = tuple(epsilon) if epsilon else ("1",)
+    two_sided = noise is NoiseKind.TWO_SIDED
+    options = commands.TableOptions(
+        vectors, out, part_size, levels, two_sided, entries, most, verbatim, protect_rarest, classes, name
+    )
+    made = commands.make_table(options, progress)
+    print(
+        f"wrote {out}: {len(made.file.entries)} entries in {len(made.file.sizes)} parts, {made.file.digest}"
+    )
+
+
+@app.command()
+def sanitize(
+    source: Annotated[
+        str, typer.Argument(metavar="FILE", help="one document a line; - reads standard input")
+    ],
+    table: Annotated[Path | None, typer.Option(help="table file that `veil table` made")] = None,
+    epsilon: Annotated[str | None, typer.Option(help="level of the table; default its first")] = None,
+    profile: Annotated[
+        SanitizerProfile, typer.Option(help="cmif-paper is the published one and not private")
+    ] = SanitizerProfile.PARTITION,
+    vectors: Annotated[Path | None, typer.Option(help="word vectors, for cmif-paper alone")] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="candidates, for cmif-paper alone")] = 30,
+    mechanism: Annotated[Mechanism, typer.Option(help="both draw from the same law")] = Mechanism.TABULATED,
+    tokenizer: Annotated[Path | None, typer.Option(help="model directory, for a table of tokens")] = None,
+    json_lines: Annotated[bool, typer.Option("--json", help='lines are JSON objects with a "text"')] = False,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="JSON field to copy as it is: public by policy")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="epsilon of a whole document, divided over its tokens")
+    ] = None,
+    rule: Annotated[Path | None, typer.Option(help="JSON object: class to weight, for --budget")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="file for what the run guarantees")] = None,
+    ledger: Annotated[Path | None, typer.Option(help="file in which documents are charged")] = None,
+    key: Annotated[Path | None, typer.Option(help="the ledger's key file; made if it is new")] = None,
+    account: Annotated[str, typer.Option(help="who is charged")] = "default",
+    limit: Annotated[str | None, typer.Option(help="epsilon of an account, for a new ledger")] = None,
+    document_limit: Annotated[str | None, typer.Option(help="epsilon of one document, likewise")] = None,
+    adjacency: Annotated[Adjacency, typer.Option(help="what limits speak of")] = Adjacency.DOCUMENT,
+    memoise: Annotated[
+        bool, typer.Option("--memoise", help="equal documents get equal outputs and one charge")
+    ] = False,
+    seed: Annotated[str | None, typer.Option(help="64 hexadecimal digits, for tests: not private")] = None,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="processes that cut text")] = 1,
+) -> None:
+    """Replace every token of each document by one of its part; what that guarantees goes to --certificate."""
+    from veil import sanitizer_commands as commands
+    from veil.sanitizing import Settings
+
+    if rule is not None and budget is None:
+        raise Refused(Refusal.BUDGET_MALFORMED, "--rule divides a --budget: give one, or leave it out")
+    if budget is not None and epsilon is not None:
+        raise Refused(Refusal.BUDGET_MALFORMED, "--budget chooses levels by itself: leave --epsilon out")
+    amount = None if budget is None else commands.millionths("--budget", budget)
+    paper = None
+    if profile is SanitizerProfile.CMIF_PAPER:
+        if vectors is None or table is not None:
+            raise Refused(Refusal.TABLE_MALFORMED, "--profile cmif-paper takes --vectors and no --table")
+        paper = commands.PaperOptions(vectors, candidates)
+    elif table is None or vectors is not None:
+        raise Refused(Refusal.TABLE_MALFORMED, "--table is missing: make one with `veil table`")
+    settings = Settings(
+        table or Path(), epsilon, str(mechanism), tokenizer, amount, commands.read_weights(rule)
+    )
+    options = commands.SanitizeOptions(
+        source,
+        settings,
+        paper,
+        json_lines,
+        tuple(keep or ()),
+        certificate,
+        ledger,
+        key,
+        account,
+        limit,
+        document_limit,
+        str(adjacency),
+        memoise,
+        seed,
+        workers,
+    )
+    commands.sanitize_stream(options, sys.stdout.buffer, progress)
 
 
 @app.command()
@@ -183,6 +305,24 @@ def audit(
     from veil import auditing
 
     if not auditing.audit(model, out, progress, worker):
+        raise typer.Exit(1)
+
+
+@app.command("audit-sanitizer")
+def audit_sanitizer(
+    impl: Annotated[
+        str | None,
+        typer.Option(help="module[:factory] or 'exec:PROGRAM ARGUMENTS'; without it, all that Veil ships"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="directory for the verdicts")] = Path("build/audit-sanitizer"),
+) -> None:
+    """Judge a sanitizer by what it claims; without --impl, show that every shipped fault is found."""
+    from veil_conformance.sanitizers import run as auditor
+
+    fine = (
+        auditor.audit_cases(out, progress) if impl is None else auditor.audit_sanitizer(impl, out, progress)
+    )
+    if not fine:
         raise typer.Exit(1)
 
 

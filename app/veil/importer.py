@@ -191,6 +191,16 @@ def _open_gguf(path: Path) -> Source:
     return Source(model.config.to_dict(), set(state), state.__getitem__)
 
 
+def open_checkpoint(source: Path) -> Source:
+    """Return the open checkpoint of a directory or .gguf file. Refuses: MODEL_MALFORMED."""
+    try:
+        return _open_gguf(source) if source.is_file() else _open_folder(source)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise Refused(
+            Refusal.MODEL_MALFORMED, f"{source} cannot be read as a model: {_first_line(error)}"
+        ) from error
+
+
 def _save_tokenizer(source: Path, target: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -213,7 +223,7 @@ def import_model(source: Path, target: Path, progress: Progress = lambda line: N
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=".veil-import-", dir=target.parent))
     try:
-        checkpoint = _open_gguf(source) if source.is_file() else _open_folder(source)
+        checkpoint = open_checkpoint(source)
         shape = shape_of(checkpoint.config)
         name = source.stem if source.is_file() else source.resolve().name
         tensors = integer_tensors(shape, checkpoint.read, progress)

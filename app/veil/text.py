@@ -2,10 +2,17 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
 from veil_spec.refusals import Refusal, Refused
+
+
+def token_names(tokenizer: Any, count: int) -> list[str]:
+    """Return the names of the first tokens; numbers without one get a name of their own [count]."""
+    names = [tokenizer.convert_ids_to_tokens(number) for number in range(count)]
+    return [f"<unused {number}>" if name is None else str(name) for number, name in enumerate(names)]
 
 
 class Text:
@@ -39,6 +46,19 @@ class Text:
         chat = [{"role": "user", "content": prompt}]
         encoded = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=True)
         return [int(token) for token in encoded["input_ids"]]
+
+    def plain_tokens(self, text: str) -> list[int]:
+        """Return the tokens of a text as it stands: no template, and nothing in it is a special token."""
+        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return [int(token) for token in encoded["input_ids"]]
+
+    def joined(self, tokens: list[int]) -> str:
+        """Return tokens as text, exactly as they stand."""
+        return str(self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
+
+    def vocabulary(self, count: int) -> list[str]:
+        """Return the names of the first tokens [count]."""
+        return token_names(self._tokenizer, count)
 
     def token(self, token: int) -> str:
         """Return one token as text."""

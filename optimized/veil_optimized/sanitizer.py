@@ -233,6 +233,14 @@ class Sanitizer:
         """Return the number of levels above 0."""
         return len(self.file.statement.epsilon)
 
+    def level_of(self, epsilon: str | None) -> int:
+        """Return the level of a claim, or the first. Refuses: EPSILON_OUT_OF_RANGE."""
+        claims = self.file.statement.epsilon
+        if epsilon is not None and epsilon not in claims:
+            remedy = f"--epsilon {epsilon} is no level of this table: give {' or '.join(claims)}"
+            raise Refused(Refusal.EPSILON_OUT_OF_RANGE, remedy)
+        return 1 if epsilon is None else claims.index(epsilon) + 1
+
     @cached_property
     def part_of(self) -> Ids:
         """Return the part of each entry [entries]."""
