@@ -37,6 +37,18 @@ MUTANTS = {
         'text = _tag(key, b"document", owner, document.strip())',
     ),
     "ACC-P7": ("optimized/veil_optimized/ledger.py", "if policy not in (None, self.policy):", "if False:"),
+    "NMX-P1": (
+        "optimized/veil_optimized/sanitizer.py",
+        "self.weights = sanitizer.file.weights[number - 1]",
+        "self.weights = sanitizer.file.weights[0]",
+    ),
+    "NMX-P2": ("app/veil/sanitizing.py", "WORD.findall(text.lower())", "text.lower().split()"),
+    "NMX-P3": ("app/veil/sanitizer_commands.py", "if len(document) > DOCUMENT_BYTES:", "if False:"),
+    "NMX-P4": (
+        "app/veil/sanitizing.py",
+        "use(ids, tape, document, level, first)",
+        "use(ids, tape, document, level, 0)",
+    ),
     "RMO-P1": (
         "optimized/veil_optimized/enclave.py",
         "        return remo.unmask(",

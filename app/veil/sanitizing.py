@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -349,11 +350,20 @@ def _submitted(texts: Iterable[str], pool: Executor) -> Iterator[tuple[int, Futu
     """Yield the length and the cutting of each text; a refusal of the source comes in its place."""
     try:
         for text in texts:
-            yield len(text), pool.submit(_prepare, text)
+            yield len(text), _without_interrupts(pool, text)
     except Refused as refused:
         failed: Future[Prepared] = Future()
         failed.set_exception(refused)
         yield 0, failed
+
+
+def _without_interrupts(pool: Executor, text: str) -> Future[Prepared]:
+    """Return the cutting of a text; a process that this starts leaves interrupts to this one."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_prepare, text)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @dataclass(frozen=True, slots=True)
