@@ -241,7 +241,12 @@ def sanitize(
     ] = None,
     rule: Annotated[Path | None, typer.Option(help="JSON object: class to weight, for --budget")] = None,
     certificate: Annotated[Path | None, typer.Option(help="file for what the run guarantees")] = None,
-    ledger: Annotated[Path | None, typer.Option(help="file in which documents are charged")] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            help="file in which documents are charged; after a crash, repeat only what was not given out"
+        ),
+    ] = None,
     key: Annotated[Path | None, typer.Option(help="the ledger's key file; made if it is new")] = None,
     account: Annotated[str, typer.Option(help="who is charged")] = "default",
     limit: Annotated[str | None, typer.Option(help="epsilon of an account, for a new ledger")] = None,
@@ -266,6 +271,9 @@ def sanitize(
     if profile is SanitizerProfile.CMIF_PAPER:
         if vectors is None or table is not None:
             raise Refused(Refusal.TABLE_MALFORMED, "--profile cmif-paper takes --vectors and no --table")
+        if budget is not None or tokenizer is not None or mechanism is not Mechanism.TABULATED:
+            remedy = "--budget, --tokenizer and --mechanism mean nothing with it: leave them out"
+            raise Refused(Refusal.TABLE_MALFORMED, f"--profile cmif-paper: {remedy}")
         paper = commands.PaperOptions(vectors, candidates)
     elif table is None or vectors is not None:
         raise Refused(Refusal.TABLE_MALFORMED, "--table is missing: make one with `veil table`")

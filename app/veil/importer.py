@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -195,7 +196,7 @@ def open_checkpoint(source: Path) -> Source:
     """Return the open checkpoint of a directory or .gguf file. Refuses: MODEL_MALFORMED."""
     try:
         return _open_gguf(source) if source.is_file() else _open_folder(source)
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, struct.error) as error:
         raise Refused(
             Refusal.MODEL_MALFORMED, f"{source} cannot be read as a model: {_first_line(error)}"
         ) from error

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -136,7 +137,8 @@ def _classes(path: Path, entries: list[str], option: str) -> list[int]:
     except ValueError:
         classes = []
     if len(classes) != len(entries) or not all(0 <= number < 2**31 for number in classes):
-        raise _refused(f"{option} {path} must have one integer from 0 for each of {len(entries)} entries")
+        every = f"each of {len(entries)} entries, {entries[-1]} included"
+        raise _refused(f"{option} {path} must have one integer from 0 for {every}")
     return classes
 
 
@@ -171,6 +173,7 @@ def certificate_of_file(path: Path, epsilon: str | None, counts: Path | None) ->
     if counts is not None:
         recovery = sanitizer.weighted_recovery(_classes(counts, sanitizer.file.entries, "--counts"), level)
         shown.append(("weighted guess", decimals(recovery)))
+    shown.append(("if replaced", f"part bits {sanitizer.replaced_part_bits}"))
     return [*shown, ("policy", stated.policy), ("verbatim", f"{len(certified.verbatim)} entries")]
 
 
@@ -239,8 +242,12 @@ def sanitize_stream(options: SanitizeOptions, output: BinaryIO, console: Console
         done = sanitize(
             pipeline, documents.texts(), seed, account, options.workers, documents.emitter(output)
         )
-        for _ in done:
-            pass
+        try:
+            for _ in done:
+                pass
+        except BrokenExecutor:
+            remedy = "a process that cuts text has died: give fewer --workers"
+            raise Refused(Refusal.WORKER_LOST, remedy) from None
 
 
 def _pipeline(options: SanitizeOptions) -> Sanitizing:

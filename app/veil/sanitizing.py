@@ -238,13 +238,16 @@ class Pipeline:
 
     def _divided(self, parts: Ids) -> tuple[Ids, Ids]:
         """Return the levels and costs of a document with a budget; the rule sees parts alone (ACC-G2)."""
-        costs = [self._level_costs[part].tolist() for part in parts.tolist()]
-        classes = self.sanitizer.file.classes[parts].tolist()
-        # A part that costs nothing at any level needs no share, and one whose costs fall cannot use one.
-        priced = [row[-1] > 0 and sorted(row) == row for row in costs]
-        chosen = self.settings.weights
-        weights = [chosen.get(kind, 1) if price else 0 for kind, price in zip(classes, priced, strict=True)]
-        usable = [row if price else [] for row, price in zip(costs, priced, strict=True)]
+        present, which = np.unique(parts, return_inverse=True)
+        chosen, weights_of, costs_of = self.settings.weights, [], []
+        for part, kind in zip(present.tolist(), self.sanitizer.file.classes[present].tolist(), strict=True):
+            row = self._level_costs[part].tolist()
+            # A part that costs nothing at any level needs no share, and one whose costs fall cannot use one.
+            priced = row[-1] > 0 and sorted(row) == row
+            weights_of.append(chosen.get(kind, 1) if priced else 0)
+            costs_of.append(row if priced else [])
+        weights = [weights_of[n] for n in which.tolist()]
+        usable = [costs_of[n] for n in which.tolist()]
         levels = np.array(divide(self.settings.budget or 0, weights, usable), dtype=np.int64)
         with_none = np.hstack([np.zeros((len(parts), 1), dtype=np.int64), self._level_costs[parts]])
         return levels, with_none[np.arange(len(parts)), levels]
@@ -287,6 +290,7 @@ class Pipeline:
                     "range_distance": stated.range_distance,
                     "worst": asdict(stated.worst),
                     "part_bits": stated.part_bits,
+                    "replaced_part_bits": self.sanitizer.replaced_part_bits,
                     "bayes_recovery": decimals(stated.bayes_recovery),
                 }
             )

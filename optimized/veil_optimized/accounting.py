@@ -42,6 +42,7 @@ __all__ = [
     "exact_pmf",
     "load_table",
     "logarithm",
+    "part_bits",
     "range_distance",
 ]
 
@@ -255,7 +256,7 @@ def certify(
         epsilon_bound=epsilon_bound,
         epsilon_exact=logarithm(exact),
         adjacency=ADJACENCY,
-        part_bits=_bits(sum(sizes), min(sizes)),
+        part_bits=part_bits(sum(sizes), min(sizes)),
         bayes_recovery=best / (whole * sum(sizes)),
         verbatim=verbatim,
         not_covered=(*NOT_COVERED, "verbatim tokens") if verbatim else NOT_COVERED,
@@ -286,7 +287,7 @@ def decimals(value: Fraction) -> str:
     return f"{millionths // 10**6}.{millionths % 10**6:06d}"
 
 
-def _bits(tokens: int, part: int) -> str:
+def part_bits(tokens: int, part: int) -> str:
     """Return log2(tokens / part) rounded up to three decimals: a float guess, corrected exactly."""
     target, base = tokens**1000, part**1000
     n = max(0, int(1000 * math.log2(tokens / part)) - 1)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from veil_optimized import table_file
 from veil_optimized.accounting import certificate as noisy_max_certificate
-from veil_optimized.accounting import claim_limit, logarithm, range_distance
+from veil_optimized.accounting import claim_limit, logarithm, part_bits, range_distance
 from veil_optimized.budget import cost_of
 from veil_optimized.noise import check_places, inverse_log, samples
 from veil_optimized.partition import directions, part_scores, partition
@@ -110,6 +111,8 @@ def build(
     if len(entries) != len(vectors) or not len(entries):
         raise Refused(Refusal.TABLE_MALFORMED, f"{len(entries)} entries and {len(vectors)} vectors")
     limits = [claim_limit(epsilon) for epsilon in recipe.epsilons]
+    if not limits or any(high <= low for low, high in pairwise(limits)):
+        raise Refused(Refusal.TABLE_MALFORMED, "the levels' epsilons must rise")
     parts, scores = _scored_parts(vectors, recipe, progress)
     levels = [_level(scores, limit, recipe.two_sided, progress) for limit in limits]
     classes = recipe.classes if recipe.classes is not None else [0] * len(entries)
@@ -281,6 +284,12 @@ class Sanitizer:
         """Return the most usual number of candidates above one: larger parts take a longer way."""
         sizes = self.file.sizes[self.file.sizes > 1]
         return int(np.bincount(sizes).argmax()) if sizes.size else 1
+
+    @cached_property
+    def replaced_part_bits(self) -> str:
+        """Return the largest log2(V / part size) over parts of two and more, rounded up to three decimals."""
+        sizes = self.file.sizes[self.file.sizes > 1]
+        return part_bits(len(self.file.entries), int(sizes.min())) if sizes.size else "none"
 
     def _level(self, number: int) -> _Level:
         if number not in self._levels:

@@ -71,6 +71,7 @@ def write(path: Path, table: TableFile) -> str:
     text = json.dumps(table.entries, ensure_ascii=False).encode("utf-8")
     arrays = {name: getattr(table, name) for name in ("members", "sizes", "classes", "scores", "alphas")}
     arrays |= {"entries": np.frombuffer(text, dtype=np.uint8), "weights": table.weights}
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     content = save(arrays, metadata={"veil": json.dumps(asdict(table.statement), sort_keys=True)})
     scratch = path.with_name(path.name + ".part")
     scratch.write_bytes(content)
@@ -86,6 +87,9 @@ def read(path: Path) -> TableFile:
     """
     try:
         content = path.read_bytes()
+    except OSError as error:
+        raise Refused(Refusal.TABLE_MALFORMED, f"{path} cannot be read: {error.strerror}") from error
+    try:
         arrays = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         if set(header["__metadata__"]) != {"veil"}:
