@@ -20,7 +20,7 @@ RIDGE: Final = 10.0
 SCALE: Final = 0.7
 """Standard deviation of the verdicts before the mean is taken: about that of log odds of frequent words."""
 ARC: Final = 0.75
-"""Weight of sentiment in a squared distance, chosen by hand: 0.9 cost a point with 90 % of words protected."""
+"""Weight of sentiment in a squared distance, chosen by hand: 0.9 cost a point with 90 % protected."""
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int64]
