@@ -7,6 +7,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 import tiny_checkpoint
 import veil
@@ -174,6 +176,25 @@ def token_table(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_a_tokenizer_that_cuts_otherwise_is_another_mechanism(
+    model: Path, token_table: Path, tmp_path: Path
+) -> None:
+    other, longer = tmp_path / "other", tmp_path / "longer"
+    for folder in (other, longer):
+        shutil.copytree(model, folder)
+    written = json.loads((model / "tokenizer.json").read_text("utf-8"))
+    lower = json.dumps(written | {"normalizer": {"type": "Lowercase"}})
+    (other / "tokenizer.json").write_text(lower, "utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(longer)
+    tokenizer.add_tokens(["<extra>"])
+    tokenizer.save_pretrained(longer)
+    digests = {Pipeline(Settings(token_table, tokenizer=folder)).digest for folder in (model, other)}
+    assert len(digests) == 2
+    check_refused(
+        tmp_path, "another vocabulary", "sanitize", "-", "--table", token_table, "--tokenizer", longer
+    )
+
+
 # veil table
 
 
@@ -251,6 +272,12 @@ def test_levels_rise_and_a_part_has_the_largest_class_of_its_entries(words: Path
         assert kind == max(classes[number[entry]] for entry in part)
     low, high = (Sanitizer(file).certificate(level) for level in (1, 2))
     assert low.exact <= claim_limit("0.5") < high.exact <= claim_limit("3")
+
+
+def test_vectors_of_one_dimension_keep_their_first_entry(tmp_path: Path) -> None:
+    (tmp_path / "v").write_text("a 0.5\nb 0.7\nc 0.1\nd -0.3\n")
+    assert run("table", "--vectors", tmp_path / "v", "--out", tmp_path / "t", "--part-size", 2).status == 0
+    assert Sanitizer.load(tmp_path / "t").file.entries == ["a", "b", "c", "d", UNKNOWN]
 
 
 def test_a_larger_table_is_built_in_bounded_memory(tmp_path: Path) -> None:
@@ -614,6 +641,38 @@ def test_exact_equals_an_exhaustive_computation_on_every_part_and_stays_within_t
         assert sanitizer.part_costs(level).tolist() == list(map(millionths, tabulated))
 
 
+def test_noisy_max_is_certified_and_charged_by_its_own_law_and_not_by_the_weights() -> None:
+    whole, unlike = 2**64, np.array([(63, 29), (29, 0)], dtype=np.int32)
+    forged = made(8, 4, False)
+    quarter = np.full(16, whole // 4, dtype=np.uint64)
+    alphas, weights = forged.alphas.copy(), forged.weights.copy()
+    alphas[0, 0], weights[0, :16] = 1, quarter
+    sanitizer = Sanitizer(replace(forged, alphas=alphas, weights=weights))
+    assert sanitizer.certificate(1).exact <= claim_limit("1")
+    with pytest.raises(Refused) as refused:
+        sanitizer.noisy_max_certificate(1)
+    assert refused.value.reason == Refusal.TABLE_MALFORMED
+    assert sanitizer.noisy_max_costs(1)[0] > 10**8
+
+    # Every weight but the largest is raised from 0 to 1: the table meets a claim that its law exceeds.
+    two = made(2, 2, False)
+    law = [int(reference.tabulate(row, Geometric(Fraction(1, 2**16)))[1]) for row in unlike.tolist()]
+    raised = np.array([whole - 1, 1, whole - 1, 1], dtype=np.uint64)
+    assert law == [1, 1]
+    rare = replace(
+        two,
+        statement=replace(two.statement, epsilon=["44.36"]),
+        scores=unlike.ravel(),
+        alphas=np.array([[1]], dtype=np.int32),
+        weights=raised[None],
+    )
+    assert Sanitizer(rare).certificate(1).exact == 1
+    with pytest.raises(Refused) as refused:
+        Sanitizer(rare).noisy_max_certificate(1)
+    assert refused.value.reason == Refusal.CLAIM_NOT_MET
+    assert Sanitizer(rare).noisy_max_costs(1)[0] > 55 * 10**6
+
+
 def check_certificate(found: Certificate, exact: Fraction, bound: Fraction | None) -> None:
     """Fail unless a certificate states this exact figure, and a bound that is not below it."""
     assert found.exact == exact
@@ -921,6 +980,15 @@ BAD_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "a limit that is none": (("--ledger", "ledger", "--key", "key", "--limit", "x"), "--limit x"),
     "a ledger with a seed": (("--ledger", "l", "--key", "k", "--limit", "1", "--seed", SEED.hex()), "--seed"),
     "memoise without a limit": (("--ledger", "l", "--key", "k", "--memoise"), "--limit"),
+    "an adjacency without a ledger": (("--adjacency", "token"), "--ledger"),
+    "a ledger in no directory": (("--ledger", "no/l", "--key", "key", "--limit", "1"), "no"),
+    "a field to keep of text": (("--keep", "id"), "--json"),
+    "a certificate over the source": (("--certificate", "in"), "--certificate in"),
+    "a certificate over the ledger": (
+        ("--certificate", "l", "--ledger", "l", "--key", "k", "--limit", "1"),
+        "--certificate l",
+    ),
+    "a tokenizer for words": (("--tokenizer", "in"), "--tokenizer"),
     "no process": (("--workers", "0"), "--workers"),
     "no such mechanism": (("--mechanism", "laplace"), "--mechanism"),
     "no such place": (("--certificate", "nowhere/c"), "nowhere"),

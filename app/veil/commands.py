@@ -251,7 +251,9 @@ def sanitize(
     account: Annotated[str, typer.Option(help="who is charged")] = "default",
     limit: Annotated[str | None, typer.Option(help="epsilon of an account, for a new ledger")] = None,
     document_limit: Annotated[str | None, typer.Option(help="epsilon of one document, likewise")] = None,
-    adjacency: Annotated[Adjacency, typer.Option(help="what limits speak of")] = Adjacency.DOCUMENT,
+    adjacency: Annotated[
+        Adjacency | None, typer.Option(help="what limits speak of; a new ledger's is document")
+    ] = None,
     memoise: Annotated[
         bool, typer.Option("--memoise", help="equal documents get equal outputs and one charge")
     ] = False,
@@ -292,7 +294,7 @@ def sanitize(
         account,
         limit,
         document_limit,
-        str(adjacency),
+        None if adjacency is None else str(adjacency),
         memoise,
         seed,
         workers,

@@ -196,8 +196,6 @@ class PaperOptions:
 
     source: Path
     candidates: int
-    entries: Path | None = None
-    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +213,7 @@ class SanitizeOptions:
     account: str = "default"
     limit: str | None = None
     document_limit: str | None = None
-    adjacency: str = "document"
+    adjacency: str | None = None
     memoise: bool = False
     seed: str | None = None
     workers: int = 1
@@ -228,8 +226,12 @@ def sanitize_stream(options: SanitizeOptions, output: BinaryIO, console: Console
     Refuses: PROMPT_MALFORMED, BUDGET_EXCEEDED, TABLE_MALFORMED and what the ledger refuses.
     """
     seed = _seed(options)
+    _check_certificate_place(options)
+    if options.keep and not options.json_lines:
+        raise _refused("--keep means nothing without --json: leave it out")
     pipeline = _pipeline(options)
     stated = pipeline.statement(private=options.seed is None)
+    stated["kept_fields"] = list(options.keep)
     with ExitStack() as stack:
         source = _opened(options.source, stack)
         account = _account(options, stack)
@@ -250,10 +252,20 @@ def sanitize_stream(options: SanitizeOptions, output: BinaryIO, console: Console
             raise Refused(Refusal.WORKER_LOST, remedy) from None
 
 
+def _check_certificate_place(options: SanitizeOptions) -> None:
+    """Refuse a certificate that would replace what the run reads or writes. Refuses: TABLE_MALFORMED."""
+    used = [Path(options.source), options.settings.table, options.ledger, options.key]
+    place = options.certificate
+    if place is not None and any(path is not None and path.absolute() == place.absolute() for path in used):
+        raise _refused(f"--certificate {place} is used for something else: name a new file")
+
+
 def _pipeline(options: SanitizeOptions) -> Sanitizing:
     if options.paper is None:
         return Pipeline(options.settings)
-    found = vectors.read(options.paper.source, options.paper.entries, options.paper.most)
+    if options.paper.source.suffix == ".npy":
+        raise _refused("--profile cmif-paper takes word vectors as text")
+    found = vectors.read(options.paper.source)
     return Published(found, options.paper.candidates, options.settings.epsilon or "1")
 
 
@@ -283,32 +295,47 @@ def _seed(options: SanitizeOptions) -> bytes:
 
 def _account(options: SanitizeOptions, stack: ExitStack) -> Account | None:
     if options.ledger is None:
-        given = [options.key, options.limit, options.document_limit]
+        given = [options.key, options.limit, options.document_limit, options.adjacency]
         if any(value is not None for value in given) or options.memoise:
-            remedy = "--ledger is missing: --key, --limit, --document-limit and --memoise belong to one"
+            remedy = "--ledger is missing: --key, --adjacency, --memoise and limits belong to one"
             raise Refused(Refusal.LEDGER_MISMATCH, remedy)
         return None
     if options.key is None:
         raise Refused(Refusal.LEDGER_MISMATCH, "--key is missing: name a file for the ledger's key")
-    policy = None
-    if options.limit is not None:
-        document = (
-            None if options.document_limit is None else millionths("--document-limit", options.document_limit)
-        )
-        policy = Policy(
-            Adjacency(options.adjacency), millionths("--limit", options.limit), document, options.memoise
-        )
-    elif options.document_limit is not None or options.memoise:
+    if options.ledger.exists() and not options.key.exists():
         raise Refused(
-            Refusal.LEDGER_MISMATCH, "--limit is missing: --document-limit and --memoise come with it"
+            Refusal.LEDGER_MISMATCH, f"--key {options.key} does not exist: name the ledger's own key"
         )
-    elif not options.ledger.exists():
+    if not options.ledger.parent.is_dir():
         raise Refused(
-            Refusal.LEDGER_MISMATCH, "--limit is missing: a new ledger needs a limit for each account"
+            Refusal.LEDGER_MISMATCH, f"--ledger: the directory {options.ledger.parent} does not exist"
         )
+    policy = _policy(options)
     ledger = Ledger(options.ledger, read_or_create_key(options.key), policy)
     stack.callback(ledger.close)
+    if options.adjacency not in (None, ledger.policy.adjacency):
+        remedy = f"--adjacency {options.adjacency}: the ledger's is {ledger.policy.adjacency}"
+        raise Refused(Refusal.LEDGER_MISMATCH, remedy)
     return Account(ledger, options.account)
+
+
+def _policy(options: SanitizeOptions) -> Policy | None:
+    """Return the policy that a command line states, if it states one. Refuses: LEDGER_MISMATCH."""
+    if options.limit is not None:
+        most = options.document_limit
+        return Policy(
+            Adjacency(options.adjacency or Adjacency.DOCUMENT),
+            millionths("--limit", options.limit),
+            None if most is None else millionths("--document-limit", most),
+            options.memoise,
+        )
+    if options.document_limit is not None or options.memoise:
+        remedy = "--limit is missing: --document-limit and --memoise come with it"
+        raise Refused(Refusal.LEDGER_MISMATCH, remedy)
+    if options.ledger is not None and not options.ledger.exists():
+        remedy = "--limit is missing: a new ledger needs a limit for each account"
+        raise Refused(Refusal.LEDGER_MISMATCH, remedy)
+    return None
 
 
 def millionths(option: str, text: str) -> int:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -42,7 +43,7 @@ LOAD: Final = 2**23
 class Cutter(Protocol):
     """Between text and entry numbers."""
 
-    name: str
+    digest: str
 
     def cut(self, text: str) -> Ids:
         """Return the entries of a text."""
@@ -59,7 +60,7 @@ class Words:
     Implements: NMX-P2.
     """
 
-    name = "words"
+    digest = f"words {unicodedata.unidata_version}"
 
     def __init__(self, entries: list[str]) -> None:
         self._entries, self._numbers = entries, {entry: number for number, entry in enumerate(entries)}
@@ -79,8 +80,6 @@ class Words:
 class Tokens:
     """A model's own tokens; special tokens written in a text are cut like any other text."""
 
-    name = "tokens"
-
     def __init__(self, folder: Path | None, entries: list[str]) -> None:
         from veil.text import Text
 
@@ -88,8 +87,9 @@ class Tokens:
             remedy = "--tokenizer is missing: the table is of a model's tokens, give the model's directory"
             raise Refused(Refusal.TABLE_MALFORMED, remedy)
         self._text = Text(folder)
-        if self._text.vocabulary(len(entries)) != entries:
+        if self._text.size > len(entries) or self._text.vocabulary(len(entries)) != entries:
             raise Refused(Refusal.MODEL_MISMATCH, f"{folder} has another vocabulary than the table")
+        self.digest = self._text.digest
 
     def cut(self, text: str) -> Ids:
         """Return the entries of a text."""
@@ -207,16 +207,25 @@ class Pipeline:
         words = self.sanitizer.file.statement.entries == "words"
         self.cutter: Cutter = Words(entries) if words else Tokens(settings.tokenizer, entries)
         self.level = self.sanitizer.level_of(settings.epsilon)
+        if words and settings.tokenizer is not None:
+            raise Refused(
+                Refusal.TABLE_MALFORMED, "--tokenizer means nothing for a table of words: leave it out"
+            )
+        exact = settings.mechanism == "tabulated"
+        cost = self.sanitizer.part_costs if exact else self.sanitizer.noisy_max_costs
         if settings.budget is None:
-            self._part_costs = self.sanitizer.part_costs(self.level)
+            self._part_costs = cost(self.level)
         else:
             numbers = range(1, self.sanitizer.levels + 1)
-            self._level_costs = np.stack([self.sanitizer.part_costs(level) for level in numbers], axis=1)
+            self._level_costs = np.stack([cost(level) for level in numbers], axis=1)
 
     @property
     def digest(self) -> str:
         """Return a hash of all that decides the output beside seed and text, 64 hexadecimal digits."""
-        stated = asdict(self.settings) | {"table": self.sanitizer.file.digest, "tokenizer": self.cutter.name}
+        stated = asdict(self.settings) | {
+            "table": self.sanitizer.file.digest,
+            "tokenizer": self.cutter.digest,
+        }
         stated["weights"] = sorted(self.settings.weights.items())
         return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
 

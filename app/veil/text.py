@@ -1,5 +1,6 @@
 """Between text and tokens, with the tokenizer that `veil import` put beside the integer file."""
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,19 @@ class Text:
     def joined(self, tokens: list[int]) -> str:
         """Return tokens as text, exactly as they stand."""
         return str(self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False))
+
+    @property
+    def size(self) -> int:
+        """Return the number of tokens that the tokenizer can give, added ones included."""
+        return len(self._tokenizer)
+
+    @property
+    def digest(self) -> str:
+        """Return a hash of all that decides how a text is cut. Refuses: MODEL_UNSUPPORTED."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise Refused(Refusal.MODEL_UNSUPPORTED, "the tokenizer has no tokenizer.json: convert it first")
+        return hashlib.sha256(backend.to_str().encode()).hexdigest()
 
     def vocabulary(self, count: int) -> list[str]:
         """Return the names of the first tokens [count]."""

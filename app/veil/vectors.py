@@ -40,6 +40,8 @@ def read(source: Path, entries: Path | None = None, most: int | None = None) -> 
     """Return the first `most` vectors of a source. Refuses: TABLE_MALFORMED, MODEL_MALFORMED."""
     if not source.exists():
         raise _refused(f"--vectors {source} does not exist: give word vectors or a model directory")
+    if entries is not None and source.suffix != ".npy":
+        raise _refused(f"--entries means nothing for {source}: it belongs to a .npy matrix")
     if source.is_dir() or source.suffix == ".gguf":
         found = _of_model(source)
     elif source.suffix == ".npy":
@@ -92,7 +94,7 @@ def _of_text(source: Path, most: int | None) -> tuple[list[str], npt.NDArray[np.
     with source.open("rb") as file:
         for number, line in enumerate(_lines(file), 1):
             word, *numbers = line.rstrip().split(" ")
-            if number == 1 and len(numbers) == 1:
+            if number == 1 and len(numbers) == 1 and word.isdigit() and numbers[0].isdigit():
                 continue
             width = width or len(numbers)
             if not word or not numbers or len(numbers) != width:

@@ -25,7 +25,7 @@ Floats = npt.NDArray[np.float64]
 WHOLE: Final = 2**constants.TABLE_BITS
 SLACK_BITS: Final = 80
 MARGIN_BITS: Final = 48
-"""A weight is ambiguous about once in 2**31: then its row's exact law decides."""
+"""A weight is ambiguous about once in 2**31, and where it is near 0: then its row's exact law decides."""
 
 
 def tabulate(scores: Sequence[int], noise: Noise) -> list[int]:
@@ -51,7 +51,8 @@ def _floors(scores: Sequence[int], noise: Noise) -> list[int] | None:
     polynomial starts off by at most 2**size size 2**9; going from one candidate to the next multiplies it by
     (1 - s y) / (1 - alpha s y), whose coefficients sum to at most 2 in absolute value, and adds size 2**9 or
     less: at most 2**(2 size) size 2**10 in all. Taking one factor out and summing adds a factor size**2, the
-    heights below are products of at most size factors within [0, 1]. Size is at most 2**8 and there are at
+    heights below are products of at most size factors within [0, 1], and a geometric sum divides by at least
+    1 - alpha, which is 2**-16 or more. Size is at most 2**8 and there are at
     most 2**9 heights, so 2**(2 size + MARGIN_BITS) is never reached.
     """
     size, spread = len(scores), max(scores) - min(scores)
@@ -155,7 +156,8 @@ def estimate(scores: npt.NDArray[np.int64], alphas: Floats, two_sided: bool) -> 
         law += _below(scores, alpha, head)
     size, spread = scores.shape[1], int(np.ptp(scores, axis=1).max())
     growth = np.prod((1 + slopes) * (1 + slopes * (1 - alpha) / (1 - alpha * slopes)), axis=1)
-    return law, 2.0**-50 * (size + spread) * growth
+    series = 1 - alphas**size if two_sided else 1.0
+    return law, 2.0**-50 * (size + spread) * growth / series
 
 
 def _above(slopes: Floats, alpha: Floats) -> Floats:

@@ -57,7 +57,7 @@ def check_scores(scores: Sequence[int]) -> None:
 
 def inverse_log(alpha: Fraction) -> float:
     """Return 1 / ln(alpha), off by less than one part in 2**50."""
-    return 1 / math.log1p(-float(1 - alpha))
+    return 1 / (math.log1p(-float(1 - alpha)) if 2 * alpha > 1 else math.log(alpha))
 
 
 def levels(words: Words, inverse_logs: Floats | float) -> tuple[Integers, npt.NDArray[np.bool_]]:

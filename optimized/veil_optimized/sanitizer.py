@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property, reduce
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -60,7 +61,9 @@ def _enclosure(weights: Rows) -> tuple[float, float]:
     """
     slack, columns = len(weights) + 1, list(zip(*weights, strict=True))
     low = max((max(column) - slack) / (min(column) + slack) for column in columns)
-    high = max((max(column) + slack) / max(min(column) - slack, 1) for column in columns)
+    high = max(
+        (max(column) + slack) / (min(column) - slack) if min(column) > slack else inf for column in columns
+    )
     return low * (1 - 2.0**-50), high * (1 + 2.0**-50)
 
 
@@ -355,13 +358,17 @@ class Sanitizer:
     def noisy_max_certificate(self, level: int = 1) -> Certificate:
         """Return the guarantee of noisy max at one level; its exact figure is that of the laws themselves.
 
-        Weights enclose laws: only parts whose enclosure reaches the largest ratio have their laws computed.
+        Weights that are the scores' own enclose laws, which is checked for every part first: then only parts
+        whose enclosure reaches the largest ratio have their laws computed.
         Bayes recovery is that of the weights, which differs by less than one part in 2**50.
 
-        Refuses: CLAIM_NOT_MET.
+        Refuses: CLAIM_NOT_MET, TABLE_MALFORMED.
         """
         table, limit = self.file.table(level - 1), claim_limit(self.file.statement.epsilon[level - 1])
         noises = [self._noise(level, part) for part in range(len(table.parts))]
+        for part, noise in zip(table.parts, noises, strict=True):
+            if any(tabulate(row, noise) != list(w) for row, w in zip(part.scores, part.weights, strict=True)):
+                raise Refused(Refusal.TABLE_MALFORMED, "the weights are not the scores' law: use tabulated")
         lows, highs = zip(*(_enclosure(part.weights) for part in table.parts), strict=True)
         reached, found = max(lows), []
         for part, noise, high in zip(table.parts, noises, highs, strict=True):
@@ -390,6 +397,18 @@ class Sanitizer:
         """Return Bayes recovery for public counts of all entries. Refuses: TABLE_MALFORMED."""
         ordered = [counts[member] for member in self.file.members]
         return weighted_recovery(self.file.table(level - 1), ordered)
+
+    def noisy_max_costs(self, level: int) -> Ids:
+        """Return D_R ln(1 / alpha) of each part at a level, in millionths rounded up [parts]; 0 at level 0.
+
+        Noisy max is charged by the theorem: it draws from scores and alphas, not from the weights.
+        """
+        costs = np.zeros(len(self.file.sizes), dtype=np.int64)
+        if level:
+            for n, part in enumerate(self.file.table(level - 1).parts):
+                distance = range_distance(Table("", (Part(part.tokens, part.scores),)))
+                costs[n] = cost_of(self._noise(level, n).alpha ** -distance)
+        return costs
 
     def part_costs(self, level: int) -> Ids:
         """Return ln(exact) of each part at a level, in millionths rounded up [parts]; 0 at level 0."""
