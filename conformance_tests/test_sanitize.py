@@ -655,18 +655,19 @@ def test_noisy_max_is_certified_and_charged_by_its_own_law_and_not_by_the_weight
     assert sanitizer.noisy_max_costs(1)[0] > 10**8
 
     # Every weight but the largest is raised from 0 to 1: the table meets a claim that its law exceeds.
-    two = made(2, 2, False)
+    # The other part has the larger ratio of weights, and must not hide the first one.
+    four, plain = made(4, 2, False), np.array([(3, 0), (0, 3)], dtype=np.int32)
     law = [int(reference.tabulate(row, Geometric(Fraction(1, 2**16)))[1]) for row in unlike.tolist()]
-    raised = np.array([whole - 1, 1, whole - 1, 1], dtype=np.uint64)
+    other = [w for row in plain.tolist() for w in reference.tabulate(row, Geometric(Fraction(1, 2)))]
     assert law == [1, 1]
     rare = replace(
-        two,
-        statement=replace(two.statement, epsilon=["44.36"]),
-        scores=unlike.ravel(),
-        alphas=np.array([[1]], dtype=np.int32),
-        weights=raised[None],
+        four,
+        statement=replace(four.statement, epsilon=["44.36"]),
+        scores=np.concatenate([unlike.ravel(), plain.ravel()]),
+        alphas=np.array([[1, 2**15]], dtype=np.int32),
+        weights=np.array([[whole - 1, 1, whole - 1, 1, *other]], dtype=np.uint64),
     )
-    assert Sanitizer(rare).certificate(1).exact == 1
+    assert Sanitizer(rare).certificate(1).exact > 4
     with pytest.raises(Refused) as refused:
         Sanitizer(rare).noisy_max_certificate(1)
     assert refused.value.reason == Refusal.CLAIM_NOT_MET
