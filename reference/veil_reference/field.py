@@ -29,7 +29,7 @@ def check_elements(rows: Rows, modulus: int) -> None:
 
     Refuses: FIELD_UNKNOWN, SHAPE_MISMATCH, NOT_IN_FIELD.
     """
-    if modulus not in constants.PRIMES:
+    if modulus not in (*constants.PRIMES, constants.LWE_MODULUS):
         raise Refused(Refusal.FIELD_UNKNOWN)
     check_shape(rows)
     if any(not 0 <= element < modulus for row in rows for element in row):

@@ -8,6 +8,7 @@ from veil_reference import (
     budget,
     fixed_point,
     integrity,
+    lwe,
     model,
     noisy_max,
     remo,
@@ -85,6 +86,13 @@ class Reference:
     burn = staticmethod(burn)
     rank_basis = staticmethod(remo.rank_basis)
     rank_pad = staticmethod(remo.rank_pad)
+    ratchet = staticmethod(remo.ratchet)
+    lwe_dimension = staticmethod(lwe.lwe_dimension)
+    lwe_levels = staticmethod(lwe.lwe_levels)
+    halves = staticmethod(lwe.halves)
+    lwe_basis = staticmethod(lwe.lwe_basis)
+    lwe_mask = staticmethod(lwe.lwe_mask)
+    lwe_unmask = staticmethod(lwe.lwe_unmask)
     mask = staticmethod(remo.mask)
     multiply = staticmethod(remo.multiply)
     unmask = staticmethod(remo.unmask)
@@ -92,6 +100,8 @@ class Reference:
     challenge = staticmethod(integrity.challenge)
     check_key = staticmethod(integrity.check_key)
     verify = staticmethod(integrity.verify)
+    weight_leaf = staticmethod(integrity.weight_leaf)
+    merkle_root = staticmethod(integrity.merkle_root)
     encode = staticmethod(wire.encode)
     decode = staticmethod(wire.decode)
     pack = staticmethod(wire.pack)

@@ -1,5 +1,8 @@
 """Freivalds' check of the masked product: is what the worker returned really X' W?"""
 
+import hashlib
+from collections.abc import Sequence
+
 from veil_reference.field import check_elements, check_shape, columns, product
 from veil_reference.tape import field_elements
 from veil_spec import constants
@@ -53,3 +56,24 @@ def verify(masked: Rows, masked_product: Rows, secret: Rows, key: Rows, modulus:
         raise Refused(Refusal.SHAPE_MISMATCH)
     if product(masked_product, secret, modulus) != product(masked, key, modulus):
         raise Refused(Refusal.CHECK_FAILED)
+
+
+def weight_leaf(group: int, weights: Rows) -> bytes:
+    """Return the bytes of a group that its model's commitment covers: number, shape, weights.
+
+    Implements: INT-R5.
+    """
+    numbers = b"".join(number.to_bytes(4, "little") for number in (group, len(weights), len(weights[0])))
+    return numbers + b"".join((weight % 2**16).to_bytes(2, "little") for row in weights for weight in row)
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """Return the 32-byte Merkle tree hash of a list of leaves.
+
+    Source: RFC 9162, section 2.1.1.
+    Implements: INT-R6.
+    """
+    if len(leaves) < 2:
+        return hashlib.sha256(b"".join(b"\0" + leaf for leaf in leaves)).digest()
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    return hashlib.sha256(b"\1" + merkle_root(leaves[:split]) + merkle_root(leaves[split:])).digest()

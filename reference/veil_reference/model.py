@@ -158,7 +158,7 @@ class Masked:
         step = self.calls[number]
         self.calls[number] += 1
         self.used.burn(number, step)
-        pads = self._pads(tape, number, step, len(row), modulus)
+        pads = self._pads(number, step, len(row), modulus)
         masked = remo.mask([row], pads, modulus)
         returned = remo.multiply(masked, group.weights, modulus)
         secret = integrity.challenge(tape, number, len(group.weights), modulus)
@@ -166,11 +166,18 @@ class Masked:
         integrity.verify(masked, returned, secret, key, modulus)
         return remo.unmask(returned, remo.multiply(pads, group.weights, modulus), modulus)[0]
 
-    def _pads(self, tape: SeededTape, number: int, step: int, width: int, modulus: int) -> Rows:
+    def _pads(self, number: int, step: int, width: int, modulus: int) -> Rows:
+        tape = SeededTape(self._seed_of(step))
         if self.rank is None:
             return remo.pad(tape, number, step, 1, width, modulus)
-        basis = remo.rank_basis(tape, number, int(self.rank * width), width, modulus)
+        basis = remo.rank_basis(SeededTape(self.seed), number, int(self.rank * width), width, modulus)
         return remo.rank_pad(tape, basis, number, step, 1, modulus)
+
+    def _seed_of(self, step: int) -> bytes:
+        seed = self.seed
+        for _ in range(step):
+            seed = remo.ratchet(seed)
+        return seed
 
 
 class Decoder:

@@ -1,7 +1,7 @@
 """Masked outsourcing: mask, multiply, unmask over F_p, with pads that are uniform or of low rank."""
 
 from veil_reference.field import centred, check_elements, check_shape, columns, product
-from veil_reference.tape import field_elements
+from veil_reference.tape import domain_key, field_elements
 from veil_spec import constants
 from veil_spec.interface import Tape
 from veil_spec.refusals import Refusal, Refused
@@ -53,7 +53,16 @@ class Addresses:
         self._last[group] = step
 
 
-def _matrix(tape: Tape, domain: Domain, stream: int, rows: int, width: int, modulus: int) -> list[list[int]]:
+def ratchet(seed: bytes) -> bytes:
+    """Return the seed of the next step: one way, so that a seed says nothing about those before it.
+
+    Implements: RMO-R22.
+    """
+    return domain_key(seed, Domain.RATCHET)
+
+
+def matrix(tape: Tape, domain: Domain, stream: int, rows: int, width: int, modulus: int) -> list[list[int]]:
+    """Return field elements [rows, width] of a stream, row after row."""
     return [field_elements(tape, domain, stream, row * width, width, modulus) for row in range(rows)]
 
 
@@ -62,7 +71,7 @@ def pad(tape: Tape, group: int, step: int, rows: int, width: int, modulus: int) 
 
     Implements: RMO-R7.
     """
-    return _matrix(tape, Domain.PAD, pad_stream(group, step), rows, width, modulus)
+    return matrix(tape, Domain.PAD, pad_stream(group, step), rows, width, modulus)
 
 
 def rank_basis(tape: Tape, group: int, rank: int, width: int, modulus: int) -> Rows:
@@ -74,7 +83,7 @@ def rank_basis(tape: Tape, group: int, rank: int, width: int, modulus: int) -> R
     """
     if not 1 <= rank < width:
         raise Refused(Refusal.RANK_OUT_OF_RANGE)
-    return _matrix(tape, Domain.RANK_BASIS, group, rank, width, modulus)
+    return matrix(tape, Domain.RANK_BASIS, group, rank, width, modulus)
 
 
 def rank_secret(tape: Tape, group: int, step: int, rows: int, rank: int, modulus: int) -> Rows:
@@ -82,7 +91,7 @@ def rank_secret(tape: Tape, group: int, step: int, rows: int, rank: int, modulus
 
     Source: Talaria, M_pvt.
     """
-    return _matrix(tape, Domain.RANK_MASK, pad_stream(group, step), rows, rank, modulus)
+    return matrix(tape, Domain.RANK_MASK, pad_stream(group, step), rows, rank, modulus)
 
 
 def rank_pad(tape: Tape, basis: Rows, group: int, step: int, rows: int, modulus: int) -> Rows:
@@ -93,6 +102,12 @@ def rank_pad(tape: Tape, basis: Rows, group: int, step: int, rows: int, modulus:
     return product(rank_secret(tape, group, step, rows, len(basis), modulus), columns(basis), modulus)
 
 
+def check_activations(activations: Rows) -> None:
+    """Refuse activations of more than 16 bits. Refuses: ACTIVATION_OUT_OF_RANGE."""
+    if any(abs(value) > constants.ACTIVATION_LIMIT for row in activations for value in row):
+        raise Refused(Refusal.ACTIVATION_OUT_OF_RANGE)
+
+
 def mask(activations: Rows, pads: Rows, modulus: int) -> Rows:
     """Return activations plus pads, mod p [rows, width].
 
@@ -100,10 +115,9 @@ def mask(activations: Rows, pads: Rows, modulus: int) -> Rows:
     Refuses: SHAPE_MISMATCH, NOT_IN_FIELD, ACTIVATION_OUT_OF_RANGE.
     """
     check_elements(pads, modulus)
+    check_activations(activations)
     if [len(row) for row in activations] != [len(row) for row in pads]:
         raise Refused(Refusal.SHAPE_MISMATCH)
-    if any(abs(value) > constants.ACTIVATION_LIMIT for row in activations for value in row):
-        raise Refused(Refusal.ACTIVATION_OUT_OF_RANGE)
     return [
         [(x + r) % modulus for x, r in zip(*both, strict=True)]
         for both in zip(activations, pads, strict=True)

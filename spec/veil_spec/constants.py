@@ -43,6 +43,14 @@ PRIMES: Final = (2**32 - 5, 2**40 - 87, 2**48 - 59)
 """The fields of linear groups, smallest first: 4, 5 and 6 bytes an element."""
 ACTIVATION_LIMIT: Final = 32767
 """Largest absolute quantised activation: 16 bits with sign."""
+LWE_MODULUS: Final = 2**64 - 59
+"""q of profile `lwe`: the largest prime of 8 bytes."""
+LWE_NOISE_BUDGET: Final = 33
+"""Noise has 33 - 2 k bits and a sign at an inner dimension of at most 2**k."""
+LWE_DIMENSIONS: Final = (1920, 2112, 2256, 2432)
+"""Secrets a row at an inner dimension of at most 2**11, 2**12, 2**13, 2**14."""
+LWE_INNER_LEAST: Final = 2**11
+"""Least inner dimension of profile `lwe`: below it m is hardly smaller than the row that it hides."""
 WEIGHT_LIMIT: Final = 32639
 """Largest absolute weight: 127 * 256 + 127, so that it splits into two signed 8-bit halves."""
 
@@ -93,6 +101,12 @@ REPLY_LIMIT: Final = 2**30
 """Most bytes of one reassembled message."""
 EPOCH_BYTES: Final = 16
 """A random epoch name."""
+RESUME_LIMIT: Final = 3
+"""Most times that a broken stream is opened again in one epoch."""
+STREAM_LIMIT: Final = 2
+"""Epochs that a worker or a dealer serves at a time."""
+GRANT_LIMIT: Final = 2**14
+"""Most rows, steps times rows of a step, that one ASK can ask for."""
 TRANSCRIPT_MAGIC: Final = b"VEILTAPE"
 """First bytes of a transcript file."""
 

@@ -27,6 +27,10 @@ class Domain(StrEnum):
     PAD = "rmo.pad"
     RANK_BASIS = "rmo.rank.basis"
     RANK_MASK = "rmo.rank.mask"
+    LWE_BASIS = "rmo.lwe.basis"
+    LWE_SECRET = "rmo.lwe.secret"
+    LWE_NOISE = "rmo.lwe.noise"
+    RATCHET = "rmo.ratchet"
     CHALLENGE = "int.challenge"
     TEST = "test"
 
@@ -231,6 +235,8 @@ class FrameKind(IntEnum):
     MULTIPLY = 3
     PRODUCT = 4
     REFUSAL = 5
+    ASK = 6
+    SEED = 7
 
 
 @dataclass(frozen=True, slots=True)
