@@ -3,7 +3,9 @@
 import os
 import signal
 import sys
+import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -13,12 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from veil_optimized import transcript, wire, worker
+from veil_optimized.serving import Answer, Server
 from veil_optimized.session import Channel
-from veil_optimized.transport import GrpcTransport, LocalTransport, RecordingTransport
+from veil_optimized.transport import GrpcTransport, LocalTransport, RecordingTransport, StreamLost
 from veil_optimized.worker import Placed, Worker
 from veil_reference import wire as reference
 from veil_spec import __version__, constants
@@ -80,11 +83,18 @@ def refusal_of(action: Callable[[], object]) -> Refusal:
 
 
 class Tap:
-    """A transport in this process that keeps what passes and may rewrite the worker's frames."""
+    """A transport in this process that keeps what passes and may rewrite the worker's frames.
 
-    def __init__(self, rewrite: Callable[[list[bytes]], list[bytes]] = lambda frames: frames) -> None:
-        model = random_model()
-        self.worker = Worker(worker.place(model, "cpu"), DIGEST)
+    `fragile` ones may be opened again, with a worker that knows nothing of the stream before.
+    """
+
+    def __init__(
+        self, rewrite: Callable[[list[bytes]], list[bytes]] = lambda frames: frames, fragile: bool = False
+    ) -> None:
+        self._weights = worker.place(random_model(), "cpu")
+        self.fragile = fragile
+        self.streams = 1
+        self.worker = Worker(self._weights, DIGEST)
         self.sent: list[bytes] = []
         self.received: list[bytes] = []
         self.closed = 0
@@ -104,6 +114,14 @@ class Tap:
         """Pass on and keep."""
         self.received.append(self._inner.receive())
         return self.received[-1]
+
+    def reopen(self) -> None:
+        """Start again with a fresh worker, where this is allowed."""
+        if not self.fragile:
+            self._inner.reopen()
+        self.streams += 1
+        self.worker = Worker(self._weights, DIGEST)
+        self._inner = LocalTransport(self._handle)
 
     def close(self) -> None:
         """Count and pass on."""
@@ -533,13 +551,13 @@ DEADLINE_S = 0.5
 
 
 @contextmanager
-def served(answer: worker.Answer) -> Iterator[str]:
+def served(answer: Answer) -> Iterator[str]:
     """Yield the address of a gRPC server in this process."""
-    server, address = worker.start_server(answer, worker.LOOPBACK)
+    server = Server(answer, worker.LOOPBACK)
     try:
-        yield address
+        yield server.address
     finally:
-        server.stop(None).wait()
+        server.stop(0)
 
 
 def honest(requests: Iterator[bytes]) -> Iterator[bytes]:
@@ -588,8 +606,9 @@ def test_a_worker_that_sends_row_after_row_is_given_up_at_the_deadline() -> None
     elements = random_elements(100, 11, MODULI[2])
     with served(slow) as address, connected(address) as channel:
         channel.hello(DIGEST)
+        channel.resumed = constants.RESUME_LIMIT - 1
         elapsed = waited(lambda: channel.multiply(2, 0, elements, MODULI[2], 7))
-        assert DEADLINE_S * 0.9 < elapsed < DEADLINE_S + 3
+        assert 2 * DEADLINE_S * 0.9 < elapsed < 2 * DEADLINE_S + 3
         assert channel.bytes_received > 2 * wire.HEADER_BYTES
 
 
@@ -623,7 +642,7 @@ def test_an_address_where_nobody_listens_is_a_lost_worker() -> None:
 
 def test_a_stream_too_many_is_turned_away_at_once() -> None:
     with served(honest) as address, ExitStack() as stack:
-        for _ in range(worker.STREAMS):
+        for _ in range(constants.STREAM_LIMIT):
             stack.enter_context(connected(address, 20.0)).hello(DIGEST)
         extra = stack.enter_context(connected(address, 20.0))
         assert waited(lambda: extra.hello(DIGEST)) < 10
@@ -631,7 +650,244 @@ def test_a_stream_too_many_is_turned_away_at_once() -> None:
 
 def test_a_taken_address_is_refused() -> None:
     with served(honest) as address:
-        assert refusal_of(lambda: worker.start_server(honest, address)) is Refusal.WORKER_LOST
+        assert refusal_of(lambda: Server(honest, address)) is Refusal.WORKER_LOST
+
+
+# A stream that breaks
+
+
+class Breaking(Tap):
+    """A tap whose every stream may break: `lasts` says after how many frames either way, stream by stream."""
+
+    def __init__(self, lasts: Sequence[int | None]) -> None:
+        super().__init__(fragile=True)
+        self.opened: list[list[bytes]] = [[]]
+        self._lasts = iter([*lasts, *[None] * 9])
+        self._left = next(self._lasts)
+
+    def _wear(self) -> None:
+        if self._left == 0:
+            raise StreamLost("broken")
+        self._left = None if self._left is None else self._left - 1
+
+    def send(self, data: bytes) -> None:
+        """Send, or break."""
+        self._wear()
+        self.opened[-1].append(data)
+        super().send(data)
+
+    def receive(self) -> bytes:
+        """Receive, or break."""
+        self._wear()
+        return super().receive()
+
+    def reopen(self) -> None:
+        """Start the next stream."""
+        super().reopen()
+        self.opened.append([])
+        self._left = next(self._lasts)
+
+
+WIDE = random_elements(40_000, 11, MODULI[2])
+"""A message of 3 frames whose answer has 2."""
+STREAM_FRAMES = 2 + 3 + 2
+"""HELLO, WELCOME, MULTIPLY and PRODUCT of `WIDE`."""
+
+
+def sent_once() -> list[bytes]:
+    """Return what an unbroken stream sends for one exchange."""
+    tap = Tap()
+    welcomed(tap).multiply(2, 8, WIDE, MODULI[2], 7)
+    return tap.sent
+
+
+@pytest.mark.requirement("WIR-P8")
+def test_a_stream_that_breaks_anywhere_is_opened_again_and_the_same_frames_are_sent() -> None:
+    whole = sent_once()
+    expected = welcomed(Tap()).multiply(2, 8, WIDE, MODULI[2], 7)
+    for lasts in range(2, STREAM_FRAMES):
+        tap = Breaking([lasts])
+        channel = welcomed(tap)
+        assert torch.equal(channel.multiply(2, 8, WIDE, MODULI[2], 7), expected)
+        first, second = tap.opened
+        assert (first, second) == (whole[: max(1, min(lasts - 1, 4))], whole)
+        assert (channel.resumed, channel.round_trips) == (1, 1)
+
+
+@pytest.mark.requirement("WIR-P8")
+@given(st.lists(st.integers(0, 3), max_size=5))
+@settings(max_examples=30)
+@example([0, 1, 2])
+def test_every_stream_of_an_epoch_begins_what_the_first_one_sent(lasts: list[int]) -> None:
+    row, whole = random_elements(1, 11, MODULI[2]), Tap()
+    welcomed(whole).multiply(2, 8, row, MODULI[2], 7)
+    tap = Breaking([2, *lasts])
+    channel = welcomed(tap)
+    answer = outcome(lambda: channel.multiply(2, 8, row, MODULI[2], 7))
+    assert (answer is Refusal.WORKER_LOST) == (len(lasts) >= constants.RESUME_LIMIT)
+    assert channel.resumed == min(1 + len(lasts), constants.RESUME_LIMIT) == len(tap.opened) - 1
+    assert all(sent == whole.sent[: len(sent)] for sent in tap.opened)
+
+
+@pytest.mark.requirement("WIR-P8")
+def test_the_limit_counts_all_exchanges_of_an_epoch() -> None:
+    one_row = random_elements(1, 11, MODULI[2])
+    tap = Breaking([4] * 9)
+    channel = welcomed(tap)
+    for step in range(1 + constants.RESUME_LIMIT):
+        channel.multiply(2, step, one_row, MODULI[2], 7)
+    assert refusal_of(lambda: channel.multiply(2, 9, one_row, MODULI[2], 7)) is Refusal.WORKER_LOST
+    assert (channel.resumed, len(tap.opened), channel.ended) == (3, 4, True)
+
+
+@pytest.mark.requirement("WIR-P8")
+@pytest.mark.parametrize("lie", LIES)
+def test_a_refused_answer_is_never_asked_for_again(lie: str) -> None:
+    rewrite, expected = LIES[lie]
+    tap = Tap(
+        lambda reply: rewrite(reply) if wire.decode(reply[0]).kind is FrameKind.PRODUCT else reply, True
+    )
+    channel = welcomed(tap)
+    elements = random_elements(3, 11, MODULI[2])
+    assert refusal_of(lambda: channel.multiply(2, 8, elements, MODULI[2], 7)) is expected
+    silent = lie in ("sends nothing", "leaves rows out")
+    assert (tap.streams, channel.resumed) == ((4, 3) if silent else (1, 0))
+    assert len(tap.sent) == 2 * tap.streams
+
+
+@pytest.mark.requirement("WIR-P8")
+def test_a_greeting_that_fails_is_not_tried_again() -> None:
+    tap = Tap(lambda reply: [], fragile=True)
+    assert refusal_of(lambda: Channel(tap, EPOCH).hello(DIGEST)) is Refusal.WORKER_LOST
+    assert (tap.streams, len(tap.sent), tap.closed) == (1, 1, 1)
+
+
+@pytest.mark.requirement("WIR-P6")
+def test_a_worker_that_comes_back_with_another_model_gets_no_activation() -> None:
+    tap = Breaking([2])
+    channel = welcomed(tap)
+    replies = iter([wire.encode(Frame(FrameKind.WELCOME, EPOCH, *ZEROS, bytes(32)))])
+    tap._rewrite = lambda reply: list(replies)
+    assert refusal_of(lambda: channel.multiply(2, 8, WIDE, MODULI[2], 7)) is Refusal.MODEL_MISMATCH
+    assert (tap.opened, channel.ended) == ([[HELLO], [HELLO]], True)
+
+
+@pytest.mark.requirement("WIR-P1")
+def test_a_transcript_holds_the_streams_of_an_epoch_one_after_the_other(tmp_path: Path) -> None:
+    tap, path = Breaking([3, 3]), tmp_path / "transcript"
+    with Channel(RecordingTransport(tap, path, header()), EPOCH) as channel:
+        channel.hello(DIGEST)
+        channel.multiply(2, 8, WIDE, MODULI[2], 7)
+    kept = transcript.read(path)
+    sent = [r.data for r in kept.records if r.direction is transcript.Direction.TO_WORKER]
+    whole = sent_once()
+    assert sent == [*whole[:3], *whole[:3], *whole]
+    assert [message.kind.name for message in transcript.messages(kept)] == ["MULTIPLY", "PRODUCT"]
+
+
+# What a peer can hold
+
+
+@contextmanager
+def impatient(answer: Answer, idle_s: float) -> Iterator[str]:
+    """Yield the address of a server that ends silent streams soon."""
+    server = Server(answer, worker.LOOPBACK, idle_s=idle_s)
+    try:
+        yield server.address
+    finally:
+        server.stop(0)
+
+
+@pytest.mark.requirement("WIR-P9")
+def test_silent_peers_lose_their_streams_to_others() -> None:
+    with impatient(honest, 0.6) as address, ExitStack() as stack:
+        silent = [stack.enter_context(connected(address, 20.0)) for _ in range(constants.STREAM_LIMIT)]
+        for channel in silent:
+            channel.hello(DIGEST)
+        with connected(address, 20.0) as extra:
+            assert waited(lambda: extra.hello(DIGEST)) < 0.5
+        time.sleep(1.0)
+        with connected(address, 20.0) as extra:
+            extra.hello(DIGEST)
+            elements = random_elements(1, 11, MODULI[2])
+            silent[0].multiply(2, 0, elements, MODULI[2], 7)
+            assert (silent[0].resumed, silent[0].round_trips) == (1, 1)
+
+
+@pytest.mark.requirement("WIR-P9")
+def test_a_peer_that_takes_no_answer_loses_its_stream() -> None:
+    ended = threading.Event()
+
+    def generous(requests: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            for _ in requests:
+                while True:
+                    yield bytes(constants.FRAME_LIMIT)
+        finally:
+            ended.set()
+
+    with impatient(generous, 0.6) as address:
+        stream = GrpcTransport(address, 30.0)
+        stream.send(HELLO)
+        assert ended.wait(10)
+        stream.close()
+
+
+@pytest.mark.requirement("WIR-P9")
+def test_the_time_that_a_worker_takes_is_not_the_silence_of_its_peer() -> None:
+    def busy(requests: Iterator[bytes]) -> Iterator[bytes]:
+        for reply in honest(requests):
+            time.sleep(1.2)
+            yield reply
+
+    with impatient(busy, 0.6) as address, connected(address, 20.0) as channel:
+        channel.hello(DIGEST)
+        channel.multiply(2, 0, random_elements(1, 11, MODULI[2]), MODULI[2], 7)
+        assert channel.resumed == 0
+
+
+@pytest.mark.requirement("WIR-P9")
+def test_a_promise_of_many_rows_takes_no_memory_before_they_are_sent() -> None:
+    peer = Worker(worker.place(random_model(), "cpu"), DIGEST)
+    assert len(list(peer.handle(HELLO))) == 1
+    rows = constants.REPLY_LIMIT // 66
+    sent = [wire.encode(replace(ONE_ROW, first_row=row, total_rows=rows)) for row in range(1000)]
+    tracemalloc.start()
+    try:
+        assert [reply for data in sent for reply in peer.handle(data)] == []
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * sum(map(len, sent))
+
+
+# The end of a server
+
+
+@pytest.mark.requirement("WIR-P10")
+def test_a_server_that_stops_ends_streams_between_exchanges_at_once() -> None:
+    server = Server(honest, worker.LOOPBACK)
+    with connected(server.address, 20.0) as channel:
+        channel.hello(DIGEST)
+        channel.multiply(2, 0, random_elements(1, 11, MODULI[2]), MODULI[2], 7)
+        start = time.monotonic()
+        server.stop(20.0)
+        assert time.monotonic() - start < 5
+
+
+@pytest.mark.requirement("WIR-P10")
+def test_an_exchange_that_does_not_end_is_ended_after_the_grace() -> None:
+    server = Server(honest, worker.LOOPBACK)
+    stream = GrpcTransport(server.address, 20.0)
+    for data in (HELLO, wire.encode(ONE_ROW)):
+        stream.send(data)
+    stream.receive()
+    time.sleep(0.2)
+    start = time.monotonic()
+    server.stop(1.0)
+    assert 0.9 < time.monotonic() - start < 5
+    assert refusal_of(stream.receive) is Refusal.WORKER_LOST
+    stream.close()
 
 
 # Real processes
@@ -642,16 +898,23 @@ from veil_optimized import worker
 from veil_spec.constants import PRIMES
 groups = [worker.Placed(*pair) for pair in zip(torch.load(sys.argv[1]), PRIMES)]
 model = types.SimpleNamespace(groups=groups, digest=bytes(range(32)))
-worker.serve_until_told(model, worker.LOOPBACK, worker.announce, "cpu", True)
+address = sys.argv[2] if sys.argv[2:] else worker.LOOPBACK
+worker.serve_until_told(model, address, worker.announce, "cpu", True)
 """
 
 
 @pytest.fixture
-def process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[worker.Running]:
-    """Yield a worker process that holds the random groups."""
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
+    """Return what starts a worker process that holds the random groups; an address may follow."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     torch.save([group.weights for group in random_model().groups], tmp_path / "groups")
-    running = worker.launch([sys.executable, "-P", "-c", SCRIPT, str(tmp_path / "groups")])
+    return [sys.executable, "-P", "-c", SCRIPT, str(tmp_path / "groups")]
+
+
+@pytest.fixture
+def process(command: Sequence[str]) -> Iterator[worker.Running]:
+    """Yield a worker process that holds the random groups."""
+    running = worker.launch(command)
     yield running
     running.stop()
 
@@ -675,12 +938,55 @@ def test_a_worker_process_multiplies_in_every_field_and_ends_cleanly_when_told(
 @pytest.mark.requirement("WIR-P2")
 def test_a_killed_worker_process_is_a_lost_worker(process: worker.Running) -> None:
     elements = random_elements(1, 11, MODULI[2])
-    with connected(process.address, 30.0) as channel:
+    with connected(process.address, 3.0) as channel:
         channel.hello(DIGEST)
         process.process.kill()
         process.process.wait()
-        assert waited(lambda: channel.multiply(2, 0, elements, MODULI[2], 7)) < 20
-        assert channel.ended
+        assert 2.7 < waited(lambda: channel.multiply(2, 0, elements, MODULI[2], 7)) < 10
+        assert (channel.ended, channel.resumed) == (True, 1)
+
+
+@pytest.mark.requirement("WIR-P8")
+def test_a_killed_worker_process_that_comes_back_is_asked_again(
+    process: worker.Running, command: Sequence[str], tmp_path: Path
+) -> None:
+    elements, path = random_elements(3, 11, MODULI[2]), tmp_path / "transcript"
+    transport = RecordingTransport(GrpcTransport(process.address, 30.0), path, header())
+    with Channel(transport, EPOCH) as channel:
+        channel.hello(DIGEST)
+        first = channel.multiply(2, 0, elements, MODULI[2], 7)
+        process.process.kill()
+        process.process.wait()
+        following = worker.launch([*command, process.address])
+        try:
+            assert torch.equal(channel.multiply(2, 0, elements, MODULI[2], 7), first)
+        finally:
+            following.stop()
+        assert channel.resumed == 1
+    records = transcript.read(path).records
+    sent = [record.data for record in records if record.direction is transcript.Direction.TO_WORKER]
+    assert sent in ([HELLO, sent[1], HELLO, sent[1]], [HELLO, sent[1], sent[1], HELLO, sent[1]])
+
+
+@pytest.mark.requirement("WIR-P10")
+def test_a_worker_process_that_is_told_to_end_answers_what_was_begun_and_takes_no_new_stream(
+    process: worker.Running,
+) -> None:
+    stream = GrpcTransport(process.address, 30.0)
+    for data in (HELLO, wire.encode(ONE_ROW)):
+        stream.send(data)
+    assert wire.decode(stream.receive()).kind is FrameKind.WELCOME
+    time.sleep(0.3)
+    process.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert process.process.poll() is None
+    with connected(process.address, 5.0) as late:
+        assert refusal_of(lambda: late.hello(DIGEST)) is Refusal.WORKER_LOST
+    stream.send(wire.encode(replace(ONE_ROW, first_row=1)))
+    assert wire.decode(stream.receive()).kind is FrameKind.PRODUCT
+    assert refusal_of(stream.receive) is Refusal.WORKER_LOST
+    assert process.process.wait(20) == 0
+    stream.close()
 
 
 def test_a_worker_process_ends_with_its_parent(process: worker.Running) -> None:

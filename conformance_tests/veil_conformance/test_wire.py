@@ -18,9 +18,13 @@ EPOCH = bytes(range(16))
 MULTIPLY = Frame(FrameKind.MULTIPLY, EPOCH, 7, 8, 1, 2, 4, 3, 5, bytes(range(30)))
 HELLO = Frame(FrameKind.HELLO, EPOCH, 0, 0, 0, 0, 0, 0, 0, bytes(range(32)))
 REFUSAL = Frame(FrameKind.REFUSAL, bytes(16), 0, 0, 0, 0, 0, 0, 0, b"")
+ASK = Frame(FrameKind.ASK, EPOCH, 0, 2**32 - 1, 0, 0, 0, 0, 0, bytes(range(8)))
+SEED = Frame(FrameKind.SEED, EPOCH, 0, 9, 0, 0, 0, 0, 0, bytes(range(32)))
+WIDE = Frame(FrameKind.PRODUCT, EPOCH, 7, 8, 1, 2, 4, 3, 8, bytes(range(48)))
 VERSION = bytes(int(part) for part in __version__.split("."))
 HEADER = 53
 P32, P40, P48 = constants.PRIMES
+Q = constants.LWE_MODULUS
 
 
 def laid_out(frame: Frame, version: bytes = VERSION, magic: bytes = b"VEIL") -> bytes:
@@ -45,6 +49,9 @@ def laid_out(frame: Frame, version: bytes = VERSION, magic: bytes = b"VEIL") -> 
 @example(frame=MULTIPLY)
 @example(frame=HELLO)
 @example(frame=REFUSAL)
+@example(frame=ASK)
+@example(frame=SEED)
+@example(frame=WIDE)
 def test_a_frame_is_its_header_and_its_payload(impl: Implementation, frame: Frame) -> None:
     assert (impl.encode(frame), impl.decode(laid_out(frame))) == (laid_out(frame), frame)
 
@@ -58,10 +65,12 @@ def test_a_frame_is_its_header_and_its_payload(impl: Implementation, frame: Fram
         (replace(MULTIPLY, group=2**32), Refusal.FRAME_MALFORMED),
         (replace(MULTIPLY, step=-1), Refusal.FRAME_MALFORMED),
         (replace(HELLO, payload=b""), Refusal.FRAME_MALFORMED),
+        (replace(ASK, payload=bytes(9)), Refusal.FRAME_MALFORMED),
+        (replace(SEED, step=2**32), Refusal.FRAME_MALFORMED),
         (replace(MULTIPLY, payload=bytes(2**20 + 1)), Refusal.FRAME_TOO_LARGE),
         (replace(MULTIPLY, total_rows=2**32 - 1), Refusal.FRAME_TOO_LARGE),
     ],
-    ids=["rows", "epoch", "group", "step", "digest", "payload", "message"],
+    ids=["rows", "epoch", "group", "step", "digest", "ask", "seed-step", "payload", "message"],
 )
 def test_encode_refuses_what_decode_would(impl: Implementation, frame: Frame, reason: Refusal) -> None:
     assert refusal(impl.encode, frame) == reason
@@ -97,7 +106,7 @@ MALFORMED = {
     "magic": laid_out(MULTIPLY, magic=b"VEIl"),
     "magic-and-version": laid_out(MULTIPLY, magic=b"veil", version=b"\xff\xff\xff"),
     "kind-0": with_kind(0),
-    "kind-6": with_kind(6),
+    "kind-8": with_kind(8),
     "kind-255": with_kind(255),
     "no-rows": laid_out(replace(MULTIPLY, rows=0, payload=b"")),
     "no-columns": laid_out(replace(MULTIPLY, columns=0, payload=b"")),
@@ -113,6 +122,17 @@ MALFORMED = {
     "hello-element-bytes": laid_out(replace(HELLO, element_bytes=4)),
     "hello-digest": laid_out(replace(HELLO, payload=bytes(31))),
     "welcome-step": laid_out(replace(HELLO, kind=FrameKind.WELCOME, step=1)),
+    "element-bytes-9": laid_out(replace(MULTIPLY, element_bytes=9, payload=bytes(54))),
+    "hello-step": laid_out(replace(HELLO, step=1)),
+    "ask-short": laid_out(replace(ASK, payload=bytes(7))),
+    "ask-digest": laid_out(replace(ASK, payload=bytes(32))),
+    "ask-group": laid_out(replace(ASK, group=1)),
+    "ask-rows": laid_out(replace(ASK, rows=1)),
+    "seed-short": laid_out(replace(SEED, payload=bytes(31))),
+    "seed-empty": laid_out(replace(SEED, payload=b"")),
+    "seed-columns": laid_out(replace(SEED, columns=1)),
+    "seed-element-bytes": laid_out(replace(SEED, element_bytes=8)),
+    "refusal-step": laid_out(replace(REFUSAL, step=1)),
     "refusal-epoch": laid_out(replace(REFUSAL, epoch=EPOCH)),
     "refusal-payload": laid_out(replace(REFUSAL, payload=b"why")),
     "refusal-group": laid_out(replace(REFUSAL, group=3)),
@@ -148,25 +168,26 @@ def test_a_payload_at_the_limit_is_accepted(impl: Implementation) -> None:
 
 
 @pytest.mark.requirement("WIR-R6")
-@given(modulus=strategies.moduli, data=st.data())
+@given(modulus=strategies.moduli | st.just(Q), data=st.data())
 def test_elements_are_packed_little_endian_and_read_back(
     impl: Implementation, modulus: int, data: st.DataObject
 ) -> None:
     elements = data.draw(st.lists(st.integers(0, modulus - 1) | st.just(modulus - 1), max_size=6))
-    width = {P32: 4, P40: 5, P48: 6}[modulus]
+    width = {P32: 4, P40: 5, P48: 6, Q: 8}[modulus]
     packed = b"".join(element.to_bytes(width, "little") for element in elements)
     assert impl.pack(elements, modulus) == packed
     assert list(impl.unpack(packed, len(elements), modulus)) == elements
 
 
 @pytest.mark.requirement("WIR-R6")
-@pytest.mark.parametrize(("modulus", "width"), [(P32, 4), (P40, 5), (P48, 6)])
+@pytest.mark.parametrize(("modulus", "width"), [(P32, 4), (P40, 5), (P48, 6), (Q, 8)])
 def test_elements_outside_the_field_are_refused(impl: Implementation, modulus: int, width: int) -> None:
     for element in (modulus, 2 ** (8 * width) - 1):
         data = bytes(width) + element.to_bytes(width, "little")
         assert refusal(impl.unpack, data, 2, modulus) == Refusal.NOT_IN_FIELD
         assert refusal(impl.pack, [0, element], modulus) == Refusal.NOT_IN_FIELD
-    assert refusal(impl.pack, [-1], modulus) == Refusal.NOT_IN_FIELD
+    assert refusal(impl.pack, [0, -1], modulus) == Refusal.NOT_IN_FIELD
+    assert refusal(impl.pack, [-(2**63)], modulus) == Refusal.NOT_IN_FIELD
     assert refusal(impl.pack, [2**70], modulus) == Refusal.NOT_IN_FIELD
 
 
@@ -174,7 +195,9 @@ def test_elements_outside_the_field_are_refused(impl: Implementation, modulus: i
 def test_another_field_and_another_length_are_refused(impl: Implementation) -> None:
     assert refusal(impl.pack, [1], 97) == Refusal.FIELD_UNKNOWN
     assert refusal(impl.unpack, bytes(4), 1, 2**32) == Refusal.FIELD_UNKNOWN
+    assert refusal(impl.unpack, bytes(8), 1, 2**64) == Refusal.FIELD_UNKNOWN
     assert refusal(impl.unpack, bytes(7), 2, P32) == Refusal.FRAME_MALFORMED
+    assert refusal(impl.unpack, bytes(7), 1, Q) == Refusal.FRAME_MALFORMED
     assert refusal(impl.unpack, bytes(12), 2, P32) == Refusal.FRAME_MALFORMED
 
 

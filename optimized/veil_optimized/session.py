@@ -1,6 +1,6 @@
 """The enclave's side of the stream: everything that a worker sends is checked here before it is used."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -8,20 +8,27 @@ from typing import Self
 import torch
 
 from veil_optimized import wire
-from veil_optimized.transport import Transport
+from veil_optimized.transport import StreamLost, Transport
+from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Frame, FrameKind
+
+Description = tuple[FrameKind, bytes, int, int, int, int, int]
+"""What is known of a message beforehand: kind, epoch, group, step, columns, element_bytes, total_rows."""
 
 
 class Channel:
     """One epoch with one worker. The first refusal ends it, and `close` ends it in the same way.
 
-    `bytes_sent` and `bytes_received` count whole frames; `round_trips` counts products.
+    `bytes_sent` and `bytes_received` count whole frames, `round_trips` products, `resumed` the streams
+    that were opened in the place of a broken one.
     """
 
     def __init__(self, transport: Transport, epoch: bytes) -> None:
         self._transport = transport
+        self._model_hash: bytes | None = None
         self._welcome = False
+        self.resumed = 0
         self.epoch = epoch
         self.ended = False
         self.bytes_sent = 0
@@ -29,20 +36,24 @@ class Channel:
         self.round_trips = 0
 
     def hello(self, model_hash: bytes) -> None:
-        """Return nothing once the worker has named the same model.
+        """Return nothing once the worker has named the same model; nothing is tried twice yet.
 
-        Implements: WIR-P6.
         Refuses: MODEL_MISMATCH, WORKER_LOST, what `decode` refuses.
         """
         with self._ending_on_failure():
-            zeros = (0, 0, 0, 0, 0, 0, 0)
-            self._send(Frame(FrameKind.HELLO, self.epoch, *zeros, model_hash))
-            answer = self._receive()
-            if answer.kind is not FrameKind.WELCOME or answer.epoch != self.epoch:
-                raise Refused(Refusal.FRAME_UNEXPECTED, "not a WELCOME of this epoch")
-            if answer.payload != model_hash:
-                raise Refused(Refusal.MODEL_MISMATCH, "start the worker with the same integer model file")
-            self._welcome = True
+            self._greet(model_hash)
+            self._model_hash = model_hash
+
+    def _greet(self, model_hash: bytes) -> None:
+        """Implements: WIR-P6. Refuses: MODEL_MISMATCH, WORKER_LOST, what `decode` refuses."""
+        zeros = (0, 0, 0, 0, 0, 0, 0)
+        self._send(Frame(FrameKind.HELLO, self.epoch, *zeros, model_hash))
+        answer = self._receive()
+        if answer.kind is not FrameKind.WELCOME or answer.epoch != self.epoch:
+            raise Refused(Refusal.FRAME_UNEXPECTED, "not a WELCOME of this epoch")
+        if answer.payload != model_hash:
+            raise Refused(Refusal.MODEL_MISMATCH, "start the worker with the same integer model file")
+        self._welcome = True
 
     def multiply(
         self, group: int, step: int, elements: torch.Tensor, modulus: int, columns_out: int
@@ -55,21 +66,45 @@ class Channel:
         Refuses: WORKER_LOST, NOT_IN_FIELD, FRAME_UNEXPECTED, FRAME_TOO_LARGE, what `decode` refuses.
         """
         with self._ending_on_failure():
-            if not self._welcome:
+            if self._model_hash is None:
                 raise Refused(Refusal.FRAME_UNEXPECTED, "the worker has not welcomed this epoch")
             rows, columns = elements.shape
             width = wire.element_bytes(modulus)
             wire.check_size(rows * columns_out * width, columns_out * width)
             data = wire.pack(elements.numpy(force=True), modulus)
-            for frame in wire.split(FrameKind.MULTIPLY, self.epoch, group, step, columns, width, data):
-                self._send(frame)
+            frames = wire.split(FrameKind.MULTIPLY, self.epoch, group, step, columns, width, data)
             expected = (FrameKind.PRODUCT, self.epoch, group, step, columns_out, width, rows)
-            message = wire.Reassembly(*expected)
-            while not message.complete:
-                message.add(self._receive())
+            message = self._answer(self._model_hash, frames, expected)
             self.round_trips += 1
             product = wire.unpack(message.data, rows * columns_out, modulus)
             return torch.from_numpy(product).reshape(rows, columns_out)
+
+    def _answer(self, model_hash: bytes, frames: Sequence[Frame], expected: Description) -> wire.Reassembly:
+        """Return the whole message that answers these frames, on as many streams as that takes.
+
+        Implements: WIR-P8.
+        Refuses: WORKER_LOST, FRAME_UNEXPECTED, what `decode` refuses.
+        """
+        while True:
+            try:
+                if not self._welcome:
+                    self._greet(model_hash)
+                return self._exchange(frames, expected)
+            except StreamLost:
+                if self.resumed == constants.RESUME_LIMIT:
+                    raise
+                self.resumed += 1
+                self._welcome = False
+                self._transport.reopen()
+
+    def _exchange(self, frames: Sequence[Frame], expected: Description) -> wire.Reassembly:
+        """Return the whole message that answers these frames on one stream."""
+        for frame in frames:
+            self._send(frame)
+        message = wire.Reassembly(*expected)
+        while not message.complete:
+            message.add(self._receive())
+        return message
 
     def close(self) -> None:
         """End the epoch: nothing is sent from here on. Implements: WIR-P3."""

@@ -159,12 +159,15 @@ def _end(data: bytes, start: int, layout: struct.Struct, field: int) -> int:
 def messages(transcript: Transcript) -> Iterator[Message]:
     """Yield every whole MULTIPLY and PRODUCT message, in order; all that an attacker may use.
 
+    A message that is cut off by the HELLO of another stream is not whole; one that is sent again comes twice.
+
     Refuses: what `decode`, `join` and `unpack` refuse, and FRAME_MALFORMED for a group without a field.
     """
     message: wire.Reassembly | None = None
     for record in transcript.records:
         frame = wire.decode(record.data)
         if frame.kind not in wire.ROW_KINDS:
+            message = None
             continue
         message = message or wire.Reassembly.described_by(frame)
         message.add(frame)

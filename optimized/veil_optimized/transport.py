@@ -4,13 +4,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final, Protocol
 
 import grpc
 
-from veil_optimized import transcript, wire
+from veil_optimized import identity, transcript, wire
 from veil_optimized.transcript import Direction
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
@@ -27,18 +28,39 @@ OPTIONS: Final = (
 )
 """Nothing is sent twice, and nothing goes through a proxy that the environment names."""
 DEADLINE_S: Final = 60.0
-"""Seconds for one exchange, unless the caller says otherwise."""
+"""Seconds for one exchange on one stream, unless the caller says otherwise."""
+PAUSE_S: Final = 0.2
+"""Seconds between the end of a stream and the next one: a worker needs some to note the end."""
+CONNECTION_OPTIONS: Final = (
+    *OPTIONS,
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+"""A worker that starts again is found within a second."""
+PEER_NAME: Final = ("grpc.ssl_target_name_override", identity.NAME)
+"""A certificate names no place: it is pinned."""
+
+
+class StreamLost(Refused):
+    """WORKER_LOST because the stream broke: the one refusal after which it may be opened again."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Refusal.WORKER_LOST, detail)
 
 
 class Transport(Protocol):
     """An ordered, reliable stream of frames to one worker; a send after a receive begins an exchange."""
 
     def send(self, data: bytes) -> None:
-        """Send one frame. Refuses: WORKER_LOST."""
+        """Send one frame. Refuses: WORKER_LOST, as StreamLost when the stream broke."""
         ...
 
     def receive(self) -> bytes:
-        """Return the next frame of the worker. Refuses: WORKER_LOST."""
+        """Return the next frame of the worker. Refuses: WORKER_LOST, as StreamLost when the stream broke."""
+        ...
+
+    def reopen(self) -> None:
+        """Return with a new stream in the place of the old one. Refuses: WORKER_LOST."""
         ...
 
     def close(self) -> None:
@@ -46,16 +68,62 @@ class Transport(Protocol):
         ...
 
 
-class GrpcTransport:
-    """A stream to a worker process at an address, with a time limit on every exchange."""
+class Stream:
+    """One gRPC connection with one call on it."""
 
-    def __init__(self, address: str, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(
+        self,
+        address: str,
+        wait_s: float = 0.0,
+        method: str = METHOD,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        """Start a call; with `wait_s`, wait so long for somebody to listen first. Refuses: WORKER_LOST."""
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
-        self._channel = grpc.insecure_channel(address, options=OPTIONS)
-        exchange = self._channel.stream_stream(METHOD, request_serializer=bytes, response_deserializer=bytes)
+        self._channel = _connection(address, credentials)
+        if wait_s:
+            self._wait(address, wait_s)
+        exchange = self._channel.stream_stream(method, request_serializer=bytes, response_deserializer=bytes)
         call = exchange(iter(self._outgoing.get, None))
-        self._replies: Iterator[bytes] = iter(call)
-        self._cancel: Callable[[], object] = call.cancel
+        self.send: Callable[[bytes], None] = self._outgoing.put
+        self.replies: Iterator[bytes] = iter(call)
+        self.cancel: Callable[[], object] = call.cancel
+
+    def _wait(self, address: str, wait_s: float) -> None:
+        try:
+            grpc.channel_ready_future(self._channel).result(timeout=wait_s)
+        except grpc.FutureTimeoutError as error:
+            self._channel.close()
+            raise Refused(Refusal.WORKER_LOST, f"nobody listened at {address} for {wait_s:g} s") from error
+
+    def close(self) -> None:
+        """Cancel the call and leave the connection."""
+        self.cancel()
+        self._outgoing.put(None)
+        self._channel.close()
+
+
+def _connection(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+    if credentials is None:
+        return grpc.insecure_channel(address, options=CONNECTION_OPTIONS)
+    return grpc.secure_channel(address, credentials, options=(*CONNECTION_OPTIONS, PEER_NAME))
+
+
+class GrpcTransport:
+    """A stream to a worker process at an address, with a time limit on every exchange.
+
+    A dealer's stream is one too, with another method and credentials.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        deadline_s: float = DEADLINE_S,
+        method: str = METHOD,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._connect = partial(Stream, address, method=method, credentials=credentials)
+        self._stream = self._connect()
         self._deadline_s = deadline_s
         self._exchange_ends = 0.0
         self._sending = False
@@ -66,10 +134,14 @@ class GrpcTransport:
     def send(self, data: bytes) -> None:
         """Send one frame; the first one of an exchange starts its clock. Refuses: WORKER_LOST."""
         if not self._sending:
-            self._exchange_ends = time.monotonic() + self._deadline_s
+            self.start_clock()
         self._sending = True
         self._check_open()
-        self._outgoing.put(data)
+        self._stream.send(data)
+
+    def start_clock(self) -> None:
+        """Give what is waited for next the whole deadline."""
+        self._exchange_ends = time.monotonic() + self._deadline_s
 
     def receive(self) -> bytes:
         """Return the next frame, or refuse when the exchange is out of time.
@@ -80,20 +152,28 @@ class GrpcTransport:
         self._check_open()
         self._sending, self._waiting = False, True
         try:
-            return next(self._replies)
+            return next(self._stream.replies)
         except StopIteration as error:
-            raise Refused(Refusal.WORKER_LOST, "the worker ended the stream") from error
+            raise StreamLost("the worker ended the stream") from error
         except grpc.RpcError as error:
-            raise Refused(Refusal.WORKER_LOST, self._reason()) from error
+            raise StreamLost(self._reason()) from error
         finally:
             self._waiting = False
+
+    def reopen(self) -> None:
+        """Cancel the stream and start another, with a fresh clock, once somebody listens.
+
+        Implements: WIR-P8.
+        Refuses: WORKER_LOST when nobody does within the deadline.
+        """
+        self._stream.close()
+        time.sleep(min(PAUSE_S, self._deadline_s))
+        self._stream, self._sending = self._connect(wait_s=self._deadline_s), False
 
     def close(self) -> None:
         """Cancel the stream; every end, wanted or not, looks like this to the worker."""
         self._closed.set()
-        self._cancel()
-        self._outgoing.put(None)
-        self._channel.close()
+        self._stream.close()
 
     def _overdue(self) -> bool:
         return time.monotonic() > self._exchange_ends
@@ -103,7 +183,7 @@ class GrpcTransport:
         if self._closed.is_set():
             raise Refused(Refusal.WORKER_LOST, "the stream is closed")
         if self._overdue():
-            raise Refused(Refusal.WORKER_LOST, self._reason())
+            raise StreamLost(self._reason())
 
     def _reason(self) -> str:
         if self._overdue():
@@ -113,8 +193,9 @@ class GrpcTransport:
     def _watch(self) -> None:
         """Cancel a call that is still waited for when its exchange is out of time. Implements: WIR-P2."""
         while not self._closed.wait(min(1.0, self._deadline_s / 10)):
+            stream = self._stream
             if self._waiting and self._overdue():
-                self._cancel()
+                stream.cancel()
 
 
 class LocalTransport:
@@ -133,9 +214,15 @@ class LocalTransport:
 
     def receive(self) -> bytes:
         """Return the next frame of the handler. Refuses: WORKER_LOST."""
-        if self._closed or not self._replies:
-            raise Refused(Refusal.WORKER_LOST, "the worker has no answer")
+        if self._closed:
+            raise Refused(Refusal.WORKER_LOST, "the stream is closed")
+        if not self._replies:
+            raise StreamLost("the worker has no answer")
         return self._replies.popleft()
+
+    def reopen(self) -> None:
+        """Refuse: a handler that has gone does not come back. Refuses: WORKER_LOST."""
+        raise Refused(Refusal.WORKER_LOST, "the worker is gone")
 
     def close(self) -> None:
         """End the stream."""
@@ -143,7 +230,7 @@ class LocalTransport:
 
 
 class RecordingTransport:
-    """Another transport, with every frame written to a transcript file."""
+    """Another transport, with every frame of all its streams written to one transcript file."""
 
     def __init__(self, inner: Transport, path: Path, header: transcript.Header) -> None:
         self._inner = inner
@@ -159,6 +246,10 @@ class RecordingTransport:
         data = self._inner.receive()
         self._writer.record(Direction.FROM_WORKER, data)
         return data
+
+    def reopen(self) -> None:
+        """Go on in the same file with a new stream. Refuses: WORKER_LOST."""
+        self._inner.reopen()
 
     def close(self) -> None:
         """End the stream and finish the file."""

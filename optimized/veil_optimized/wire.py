@@ -17,18 +17,28 @@ from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Frame, FrameKind
 
 Elements = NDArray[numpy.int64]
-"""Field elements, any shape, each in 0 .. p - 1."""
+"""Field elements, any shape: words of 64 bits that, read as unsigned, are in 0 .. p - 1."""
 
 HEADER: Final = struct.Struct("<4s3sB16s6IBI")
 """Layout: magic, version, kind, epoch, group .. columns, element_bytes, payload length."""
 HEADER_BYTES: Final = HEADER.size
 VERSION: Final = bytes(int(part) for part in __version__.split("."))
 """[3] major, minor, patch."""
-WIDTHS: Final = {modulus: (modulus.bit_length() + 7) // 8 for modulus in constants.PRIMES}
-"""Bytes of an element of each field: 4, 5, 6."""
-DIGEST_BYTES: Final = 32
-"""A SHA-256 digest, the payload of HELLO and WELCOME."""
+MODULI: Final = (*constants.PRIMES, constants.LWE_MODULUS)
+"""The fields whose elements cross the wire."""
+WIDTHS: Final = {modulus: (modulus.bit_length() + 7) // 8 for modulus in MODULI}
+"""Bytes of an element of each field: 4, 5, 6, 8."""
+NOTICE_BYTES: Final = {
+    FrameKind.HELLO: 32,
+    FrameKind.WELCOME: 32,
+    FrameKind.REFUSAL: 0,
+    FrameKind.ASK: 8,
+    FrameKind.SEED: 32,
+}
+"""Payload bytes of each kind without rows: two digests, nothing, two integers of 4 bytes, a seed."""
 ROW_KINDS: Final = frozenset({FrameKind.MULTIPLY, FrameKind.PRODUCT})
+STEP_KINDS: Final = frozenset({FrameKind.ASK, FrameKind.SEED})
+"""Kinds without rows that name a step."""
 REFUSAL: Final = Frame(FrameKind.REFUSAL, bytes(constants.EPOCH_BYTES), 0, 0, 0, 0, 0, 0, 0, b"")
 """The one refusal: it names no reason and no epoch."""
 
@@ -119,23 +129,28 @@ def _rows_problem(frame: Frame) -> str:
 
 
 def _notice_problem(frame: Frame) -> str:
-    """Return what is wrong with a HELLO, WELCOME or REFUSAL, or nothing. Implements: WIR-R4."""
-    if any(_numbers(frame)) or frame.element_bytes:
-        return "an unused field is not zero"
+    """Return what is wrong with a frame without rows, or nothing. Implements: WIR-R4."""
     if frame.kind is FrameKind.REFUSAL:
         return "" if frame == REFUSAL else "it says something"
-    return "" if len(frame.payload) == DIGEST_BYTES else "digest"
+    group, step, *others = _numbers(frame)
+    if frame.kind in STEP_KINDS and not 0 <= step < 2**32:
+        return "a number of more than 32 bits"
+    if group or any(others) or frame.element_bytes or (step and frame.kind not in STEP_KINDS):
+        return "an unused field is not zero"
+    return "" if len(frame.payload) == NOTICE_BYTES[frame.kind] else "payload length"
 
 
 def element_bytes(modulus: int) -> int:
-    """Return the bytes of an element, 4, 5 or 6. Refuses: FIELD_UNKNOWN."""
+    """Return the bytes of an element, 4, 5, 6 or 8. Refuses: FIELD_UNKNOWN."""
     if modulus not in WIDTHS:
         raise Refused(Refusal.FIELD_UNKNOWN, str(modulus))
     return WIDTHS[modulus]
 
 
 def pack(elements: Elements | Sequence[int], modulus: int) -> bytes:
-    """Return the elements in row order, each as 4, 5 or 6 bytes, little-endian.
+    """Return the elements in row order, each as 4, 5, 6 or 8 bytes, little-endian.
+
+    An array's words are read as unsigned; Python integers are taken at their value.
 
     Implements: WIR-R6.
     Refuses: FIELD_UNKNOWN, NOT_IN_FIELD.
@@ -149,7 +164,7 @@ def pack(elements: Elements | Sequence[int], modulus: int) -> bytes:
 
 
 def unpack(data: bytes | bytearray, count: int, modulus: int) -> Elements:
-    """Return [count] elements, each in 0 .. modulus - 1.
+    """Return [count] elements, as words that are in 0 .. modulus - 1 when read as unsigned.
 
     Implements: WIR-R6.
     Refuses: FIELD_UNKNOWN, FRAME_MALFORMED, NOT_IN_FIELD.
@@ -165,10 +180,12 @@ def unpack(data: bytes | bytearray, count: int, modulus: int) -> Elements:
 
 def _words(elements: Elements | Sequence[int]) -> Elements:
     """Return the elements as one contiguous row of words. Refuses: NOT_IN_FIELD."""
-    try:
+    if isinstance(elements, numpy.ndarray):
         return numpy.ascontiguousarray(elements, dtype="<i8").reshape(-1)
+    try:
+        return numpy.array(elements, dtype="<u8").reshape(-1).view("<i8")
     except OverflowError as error:
-        raise Refused(Refusal.NOT_IN_FIELD, "an element of more than 64 bits") from error
+        raise Refused(Refusal.NOT_IN_FIELD, "an element below 0 or of more than 64 bits") from error
 
 
 def _view_bytes(words: Elements) -> NDArray[numpy.uint8]:
@@ -179,7 +196,7 @@ def _view_bytes(words: Elements) -> NDArray[numpy.uint8]:
 def _check_elements(words: Elements, modulus: int) -> None:
     """Implements: WIR-R6. Refuses: NOT_IN_FIELD.
 
-    Read as unsigned, a negative word is at least 2**63 and so fails the same comparison.
+    Below 2**63 a negative word is at least 2**63 when read as unsigned, and so fails the same comparison.
     """
     if words.size and int(words.view("<u8").max()) >= modulus:
         raise Refused(Refusal.NOT_IN_FIELD)

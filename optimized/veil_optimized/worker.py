@@ -8,28 +8,28 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-import grpc
 import torch
 
 from veil_optimized import field, wire
-from veil_optimized.transport import METHOD, OPTIONS
+from veil_optimized.lwe import halves
+from veil_optimized.serving import GRACE_S, IDLE_S, Server
+from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Frame, FrameKind
 
-STREAMS: Final = 2
-"""Epochs that a worker serves at a time; a further one is turned away, not queued."""
+WIDE: Final = wire.element_bytes(constants.LWE_MODULUS)
+"""Bytes of an element of q: a message of such asks for the halves of the weights."""
 READY: Final = "worker listening on "
 """Begins the one line that a worker process prints, before its address."""
 START_S: Final = 300.0
 """Seconds for a worker process to read its model file."""
 STOP_S: Final = 10.0
-"""Seconds for a worker process to end by itself."""
+"""Seconds for a worker process to end by itself, more than the grace that it gives to its peers."""
 LOOPBACK: Final = "127.0.0.1:0"
 """The default address: this machine only, any free port."""
 
@@ -122,50 +122,47 @@ class Worker:
             raise Refused(Refusal.FRAME_UNEXPECTED, "group")
         group = self._weights[frame.group]
         outputs, inner = group.weights.shape
-        if (frame.columns, frame.element_bytes) != (inner, wire.element_bytes(group.modulus)):
+        wide = frame.element_bytes == WIDE
+        if frame.columns != inner or not (wide or frame.element_bytes == wire.element_bytes(group.modulus)):
             raise Refused(Refusal.FRAME_UNEXPECTED, "shape")
-        row_bytes = outputs * frame.element_bytes
+        row_bytes = (1 + wide) * outputs * frame.element_bytes
         wire.check_size(frame.total_rows * row_bytes, row_bytes)
         return wire.Reassembly.described_by(frame)
 
     def _product(self, message: wire.Reassembly) -> Sequence[Frame]:
         """Return the frames of the product. Implements: WIR-P7."""
-        group = self._weights[message.group]
+        weights, modulus = _matrix(self._weights[message.group], message.element_bytes)
         shape = (message.total_rows, message.columns)
-        elements = wire.unpack(message.data, shape[0] * shape[1], group.modulus).reshape(shape)
+        elements = wire.unpack(message.data, shape[0] * shape[1], modulus).reshape(shape)
         masked = torch.from_numpy(elements).to(self._device)
-        product = field.multiply(masked, group.weights, group.modulus)
-        data = wire.pack(product.numpy(force=True), group.modulus)
+        product = field.multiply(masked, weights, modulus)
+        data = wire.pack(product.numpy(force=True), modulus)
         about = (FrameKind.PRODUCT, message.epoch, message.group, message.step)
         return wire.split(*about, product.shape[1], message.element_bytes, data)
 
 
-Answer = Callable[[Iterator[bytes]], Iterator[bytes]]
-"""Returns the frames that one stream sends for the frames that it receives."""
+def _matrix(group: Weights, element_bytes: int) -> tuple[torch.Tensor, int]:
+    """Return the matrix [outputs, inner] and field of a product: in 8 bytes, the halves of RMO-R15 over q."""
+    if element_bytes == WIDE:
+        return halves(group.weights), constants.LWE_MODULUS
+    return group.weights, group.modulus
 
 
-def start_server(answer: Answer, address: str) -> tuple[grpc.Server, str]:
-    """Return a running gRPC server and the address that it listens on. Refuses: WORKER_LOST."""
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds that a worker bears a silent peer, and seconds that it gives to exchanges when told to end."""
 
-    def exchange(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        with suppress(grpc.RpcError):
-            yield from answer(requests)
-
-    _, service, method = METHOD.split("/")
-    handlers = {method: grpc.stream_stream_rpc_method_handler(exchange)}
-    options = (*OPTIONS, ("grpc.so_reuseport", 0))
-    server = grpc.server(ThreadPoolExecutor(STREAMS), options=options, maximum_concurrent_rpcs=STREAMS)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise Refused(Refusal.WORKER_LOST, f"cannot listen on {address}: give another --address") from error
-    server.start()
-    return server, f"{address.rpartition(':')[0]}:{port}"
+    idle_s: float = IDLE_S
+    grace_s: float = GRACE_S
 
 
 def serve_model(
-    model: Model, address: str, ready: Callable[[str], None], stop: threading.Event, device: str = "cpu"
+    model: Model,
+    address: str,
+    ready: Callable[[str], None],
+    stop: threading.Event,
+    device: str = "cpu",
+    patience: Patience = Patience(),
 ) -> None:
     """Serve a model until `stop` is set; `ready` is called once with the address. Refuses: WORKER_LOST."""
     weights = place(model, device)
@@ -177,10 +174,10 @@ def serve_model(
             if worker.ended:
                 return
 
-    server, listening = start_server(answer, address)
-    ready(listening)
+    server = Server(answer, address, idle_s=patience.idle_s)
+    ready(server.address)
     stop.wait()
-    server.stop(grace=1).wait()
+    server.stop(patience.grace_s)
 
 
 def serve(
@@ -189,6 +186,7 @@ def serve(
     ready: Callable[[str], None] | None = None,
     device: str = "cpu",
     parent: bool = False,
+    patience: Patience = Patience(),
 ) -> None:
     """Serve an integer model file until SIGTERM, SIGINT or, with `parent`, the end of standard input.
 
@@ -196,19 +194,24 @@ def serve(
     """
     from veil_optimized import model
 
-    serve_until_told(model.load(model_path), address, ready or announce, device, parent)
+    serve_until_told(model.load(model_path), address, ready or announce, device, parent, patience)
 
 
 def serve_until_told(
-    model: Model, address: str, ready: Callable[[str], None], device: str, parent: bool
+    model: Model,
+    address: str,
+    ready: Callable[[str], None],
+    device: str,
+    parent: bool,
+    patience: Patience = Patience(),
 ) -> None:
     """Serve a model until SIGTERM, SIGINT or, with `parent`, the end of standard input."""
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     if parent:
-        threading.Thread(target=_wait_for_end_of_input, args=(stop,), daemon=True).start()
-    serve_model(model, address, ready, stop, device)
+        threading.Thread(target=wait_for_end_of_input, args=(stop,), daemon=True).start()
+    serve_model(model, address, ready, stop, device, patience)
 
 
 def announce(address: str) -> None:
@@ -216,7 +219,8 @@ def announce(address: str) -> None:
     print(READY + address, flush=True)
 
 
-def _wait_for_end_of_input(stop: threading.Event) -> None:
+def wait_for_end_of_input(stop: threading.Event) -> None:
+    """Set the event when standard input ends."""
     while os.read(0, 4096):
         pass
     stop.set()
@@ -234,8 +238,11 @@ class Running:
         _end(self.process)
 
 
-def launch(command: Sequence[str], start_s: float = START_S) -> Running:
-    """Return a worker process once it listens. Refuses: WORKER_LOST with its last line of errors."""
+def launch(command: Sequence[str], start_s: float = START_S, ready: str = READY, told: str = "") -> Running:
+    """Return a process that got a line on its standard input, if any, once it prints that it is ready.
+
+    Refuses: WORKER_LOST with its last line of errors.
+    """
     environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -243,10 +250,14 @@ def launch(command: Sequence[str], start_s: float = START_S) -> Running:
         )
         timer = threading.Timer(start_s, process.kill)
         timer.start()
+        if process.stdin and told:
+            with suppress(BrokenPipeError):
+                process.stdin.write(told + "\n")
+                process.stdin.flush()
         line = process.stdout.readline() if process.stdout else ""
         timer.cancel()
-        if line.startswith(READY):
-            return Running(process, line.removeprefix(READY).strip())
+        if line.startswith(ready):
+            return Running(process, line.removeprefix(ready).strip())
         _end(process)
         errors.seek(0)
         said = errors.read().strip().rpartition("\n")[2]
@@ -272,6 +283,14 @@ def start_worker(model_path: Path, device: str = "cpu") -> Iterator[str]:
         running.stop()
 
 
+def _seconds(text: str) -> float:
+    """Return a positive number of seconds; anything else is a ValueError."""
+    value = float(text)
+    if not 0 < value < threading.TIMEOUT_MAX:
+        raise ValueError(text)
+    return value
+
+
 def main() -> int:
     """Return the exit status: 0 after a clean end, 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m veil_optimized.worker", description=__doc__)
@@ -279,9 +298,12 @@ def main() -> int:
     parser.add_argument("--address", default=LOOPBACK, help="HOST:PORT to listen on")
     parser.add_argument("--device", default="cpu", help="torch device that holds the weights")
     parser.add_argument("--parent", action="store_true", help="end when standard input ends")
+    parser.add_argument("--idle-s", type=_seconds, default=IDLE_S, help="end a stream that is silent so long")
+    parser.add_argument("--grace-s", type=_seconds, default=GRACE_S, help="on SIGTERM, time for exchanges")
     given = parser.parse_args()
+    patience = Patience(given.idle_s, given.grace_s)
     try:
-        serve(given.model, given.address, announce, given.device, given.parent)
+        serve(given.model, given.address, announce, given.device, given.parent, patience)
     except Refused as refused:
         print(f"worker: {refused}", file=sys.stderr)
         return 2

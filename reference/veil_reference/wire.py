@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from veil_spec import __version__
-from veil_spec.constants import EPOCH_BYTES, FRAME_LIMIT, FRAME_MAGIC, PRIMES, REPLY_LIMIT
+from veil_spec.constants import EPOCH_BYTES, FRAME_LIMIT, FRAME_MAGIC, LWE_MODULUS, PRIMES, REPLY_LIMIT
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Frame, FrameKind, Row
 
@@ -15,10 +15,16 @@ HEADER_BYTES: Final = 53
 """Magic 4, version 3, kind 1, epoch 16, six integers of 4, element_bytes 1, payload length 4."""
 VERSION: Final = bytes(int(part) for part in __version__.split("."))
 """[3] major, minor, patch."""
-WIDTHS: Final = dict(zip(PRIMES, (4, 5, 6), strict=True))
+WIDTHS: Final = dict(zip((*PRIMES, LWE_MODULUS), (4, 5, 6, 8), strict=True))
 """Bytes of an element of each field."""
-DIGEST_BYTES: Final = 32
-"""A SHA-256 digest, the payload of HELLO and WELCOME."""
+NOTICE_BYTES: Final = {
+    FrameKind.HELLO: 32,
+    FrameKind.WELCOME: 32,
+    FrameKind.REFUSAL: 0,
+    FrameKind.ASK: 8,
+    FrameKind.SEED: 32,
+}
+"""Payload bytes of each kind that carries no rows: digests, nothing, two integers, a seed."""
 
 
 def encode(frame: Frame) -> bytes:
@@ -106,16 +112,20 @@ def rows_fit(frame: Frame) -> bool:
 
 
 def notice_fits(frame: Frame) -> bool:
-    """Return whether a HELLO, WELCOME or REFUSAL says no more than it may. Implements: WIR-R4."""
-    if any(numbers_of(frame)) or frame.element_bytes:
-        return False
-    if frame.kind == FrameKind.REFUSAL:
-        return not frame.payload and frame.epoch == bytes(EPOCH_BYTES)
-    return len(frame.payload) == DIGEST_BYTES
+    """Return whether a frame without rows says no more than it may. Implements: WIR-R4."""
+    with_step = frame.kind in (FrameKind.ASK, FrameKind.SEED)
+    step = frame.step if with_step else 0
+    return (
+        0 <= step < 2**32
+        and numbers_of(frame) == (0, step, 0, 0, 0, 0)
+        and frame.element_bytes == 0
+        and len(frame.payload) == NOTICE_BYTES[frame.kind]
+        and (frame.kind != FrameKind.REFUSAL or frame.epoch == bytes(EPOCH_BYTES))
+    )
 
 
 def pack(elements: Row, modulus: int) -> bytes:
-    """Return the elements, each as 4, 5 or 6 bytes, little-endian.
+    """Return the elements, each as 4, 5, 6 or 8 bytes, little-endian.
 
     Implements: WIR-R6.
     Refuses: FIELD_UNKNOWN, NOT_IN_FIELD.
@@ -140,7 +150,7 @@ def unpack(data: bytes, count: int, modulus: int) -> Sequence[int]:
 
 
 def width_of(modulus: int) -> int:
-    """Return the bytes of an element, 4, 5 or 6. Refuses: FIELD_UNKNOWN."""
+    """Return the bytes of an element, 4, 5, 6 or 8. Refuses: FIELD_UNKNOWN."""
     if modulus not in WIDTHS:
         raise Refused(Refusal.FIELD_UNKNOWN)
     return WIDTHS[modulus]
