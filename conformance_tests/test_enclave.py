@@ -10,12 +10,12 @@ import torch
 
 from veil.importer import INTEGER_FILE
 from veil_optimized import transcript, wire
-from veil_optimized.enclave import Enclave, Masking, epoch
+from veil_optimized.enclave import Enclave, epoch
 from veil_optimized.generate import generate
 from veil_optimized.model import Decoder, Model, load
-from veil_optimized.remo import LocalMinter
+from veil_optimized.profiles import Masking
+from veil_optimized.remo import LocalMinter, Ratchet
 from veil_optimized.session import Channel
-from veil_optimized.tape import SeededTape
 from veil_optimized.transport import LocalTransport
 from veil_optimized.worker import Worker, place, start_worker
 from veil_reference.model import logits as reference_logits
@@ -193,10 +193,10 @@ def test_preparing_the_check_is_part_of_the_cost(model: Model) -> None:
 
 
 def test_a_minter_gives_each_address_once(model: Model) -> None:
-    minter = LocalMinter(SeededTape(bytes(32)))
-    minter.mint(model.groups[0], 1, 3)
+    minter = LocalMinter(Ratchet(bytes(32)))
+    minter.mint([model.groups[0]], 1, 3)
     ahead, _ = minter.take(model.groups[0], 2, 1)
-    assert torch.equal(ahead, LocalMinter(SeededTape(bytes(32))).take(model.groups[0], 2, 1)[0])
+    assert torch.equal(ahead, LocalMinter(Ratchet(bytes(32))).take(model.groups[0], 2, 1)[0])
     for step in (2, 1):
         with pytest.raises(Refused) as refused:
             minter.take(model.groups[0], step, 1)

@@ -3,10 +3,9 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
@@ -14,14 +13,17 @@ import torch
 
 from veil_optimized import integrity, remo
 from veil_optimized.model import Group, Model
+from veil_optimized.profiles import Masking, Padded, profile_of
+from veil_optimized.remo import Minter, Outsourced
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
 from veil_optimized.transcript import Header
 from veil_optimized.transport import DEADLINE_S, GrpcTransport, RecordingTransport, Transport
 from veil_spec import __version__, constants
-from veil_spec.refusals import Refusal, Refused
+from veil_spec.refusals import Refused
 
-PROFILES: Final = ("pad", "rank")
+Witness = Callable[[int, int, torch.Tensor], None]
+"""Takes (group, step, rows) before they are masked."""
 BASIS_STEP: Final = 2**32 - 1
 """The step under which a group's public basis crosses the wire: no pad ever has it."""
 
@@ -39,61 +41,52 @@ class Cost:
     macs_offline: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Masking:
-    """How an epoch masks: a profile, m / width for `rank`, and in tests a seed: else the system gives one."""
-
-    profile: str = "pad"
-    rank: Fraction | None = None
-    check: bool = True
-    seed: bytes | None = None
-
-    def __post_init__(self) -> None:
-        if self.profile not in PROFILES:
-            raise Refused(
-                Refusal.MODE_UNAVAILABLE, f"profile {self.profile!r} is not one of {', '.join(PROFILES)}"
-            )
-        if (self.profile == "rank") != (self.rank is not None):
-            raise Refused(
-                Refusal.RANK_OUT_OF_RANGE, "profile rank needs --m-over-d, and no other profile takes it"
-            )
-
-    @property
-    def private(self) -> bool:
-        """Return whether a guarantee of spec/remo.md covers this epoch."""
-        return self.profile == "pad" and self.seed is None
-
-
 class Enclave:
     """One epoch of masked outsourcing; `products` computes a decoder's linear groups.
 
-    `checked` counts the worker's products that passed the check.
+    `checked` counts the worker's products that passed the check; `minter` takes the place of the local one;
+    `witness` is told (group, step, rows) of all that is masked, for tests: then nothing is private.
 
     Implements: RMO-R8, RMO-P1, RMO-P2.
+    Refuses: LWE_UNSUITABLE.
     """
 
-    def __init__(self, model: Model, channel: Channel, masking: Masking | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        channel: Channel,
+        masking: Masking | None = None,
+        minter: Minter | None = None,
+        witness: Witness | None = None,
+    ) -> None:
         self.masking = masking or Masking()
         self.cost = Cost()
         self.checked = 0
         self.channel = channel
         self._model = model
+        self._witness = witness
         self._calls: Counter[int] = Counter()
-        self._tape = SeededTape(self.masking.seed or os.urandom(constants.SEED_BYTES))
+        ratchet = remo.Ratchet(self.masking.seed or os.urandom(constants.SEED_BYTES))
+        self._profile = profile_of(self.masking, ratchet, minter)
+        self._sent = {group.number: self._profile.sent(group) for group in model.groups}
         self._checks = self._prepared() if self.masking.check else {}
-        self._local = remo.LocalMinter(self._tape)
-        self._ranked = remo.RankMinter(self._tape)
 
     def _prepared(self) -> dict[int, integrity.Check]:
         secret, start = SeededTape(os.urandom(constants.SEED_BYTES)), time.perf_counter()
         checks = {
-            group.number: integrity.prepare(secret, group.number, group.weights, group.modulus)
-            for group in self._model.groups
+            number: integrity.prepare(secret, number, sent.weights, sent.modulus)
+            for number, sent in self._sent.items()
         }
+        secret.erase()
         self.cost.prepare_seconds += time.perf_counter() - start
-        for group in self._model.groups:
-            self.cost.macs_offline += _vectors(checks[group.number]) * group.weights.numel()
+        for number, sent in self._sent.items():
+            self.cost.macs_offline += _vectors(checks[number]) * sent.weights.numel()
         return checks
+
+    @property
+    def private(self) -> bool:
+        """Return whether a guarantee of spec/remo.md covers this epoch."""
+        return self.masking.private and self._witness is None
 
     @property
     def secret_vectors(self) -> tuple[int, ...]:
@@ -102,60 +95,56 @@ class Enclave:
         return tuple(0 if check is None else _vectors(check) for check in kept)
 
     def open(self) -> None:
-        """Greet the worker; under profile `rank`, publish each group's basis. Refuses: as Channel does."""
+        """Greet the worker, and publish the bases of profiles that have one. Refuses: as Channel does."""
         self.channel.hello(self._model.digest)
-        if self.masking.rank is not None:
-            for group in self._model.groups:
-                self._publish(group, self.masking.rank)
-
-    def _publish(self, group: Group, ratio: Fraction) -> None:
-        width = group.weights.shape[1]
-        basis = remo.rank_basis(self._tape, group.number, int(ratio * width), width, group.modulus)
-        self._ranked.publish(group, basis, self._multiplied(group, BASIS_STEP, basis))
+        for group in self._model.groups:
+            basis = self._profile.basis(group)
+            if basis is not None:
+                image = self._multiplied(self._sent[group.number], BASIS_STEP, basis)
+                self._profile.publish(group, basis, image)
 
     @property
     def next_step(self) -> int:
-        """Return the number of the next forward call in this epoch."""
-        return self._calls[0]
+        """Return the number of the next forward call of several rows."""
+        return self._profile.first_step(self._model.groups[0], self._calls[0], 2)
 
     def mint_ahead(self, first_step: int, steps: int) -> None:
-        """Prepare the pads of one-token steps first_step to first_step + steps - 1, off the critical path."""
-        if self.masking.rank is not None or not steps:
+        """Prepare the pads of one-token steps first_step to first_step + steps - 1, off the critical path.
+
+        Only a local minter prepares anything.
+        """
+        minter = self._profile.minter if isinstance(self._profile, Padded) else None
+        if not isinstance(minter, remo.LocalMinter) or not steps:
             return
-        start, before = time.perf_counter(), self._local.macs
-        for group in self._model.groups:
-            self._local.mint(group, first_step, steps)
+        start, before = time.perf_counter(), minter.macs
+        minter.mint(self._model.groups, first_step, steps)
         self.cost.mint_seconds += time.perf_counter() - start
-        self.cost.macs_offline += self._local.macs - before
+        self.cost.macs_offline += minter.macs - before
 
     def products(self, group: Group, rows: torch.Tensor) -> torch.Tensor:
         """Return the exact integer products of 16-bit rows, int64 [n, outputs], computed by the worker.
 
         Refuses: CHECK_FAILED, and what Channel refuses; either ends the epoch.
         """
-        step = self._calls[group.number]
-        self._calls[group.number] += 1
-        pads, correction = self._minted(group, step, len(rows))
-        masked = remo.mask(rows, pads, group.modulus)
-        return remo.unmask(self._multiplied(group, step, masked), correction, group.modulus)
-
-    def _minted(self, group: Group, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        minter: remo.Minter = self._local if self.masking.rank is None else self._ranked
-        start, before = time.perf_counter(), minter.macs
-        taken = minter.take(group, step, rows)
-        if minter.macs > before:
+        step = self._profile.first_step(group, self._calls[group.number], len(rows))
+        self._calls[group.number] = step + 1
+        if self._witness is not None:
+            self._witness(group.number, step, rows)
+        start, before = time.perf_counter(), self._profile.macs
+        masked, reveal = self._profile.hide(group, step, rows)
+        if self._profile.macs > before:
             self.cost.mint_seconds += time.perf_counter() - start
-            self.cost.macs_online += minter.macs - before
-        return taken
+            self.cost.macs_online += self._profile.macs - before
+        return reveal(self._multiplied(self._sent[group.number], step, masked))
 
-    def _multiplied(self, group: Group, step: int, masked: torch.Tensor) -> torch.Tensor:
+    def _multiplied(self, sent: Outsourced, step: int, masked: torch.Tensor) -> torch.Tensor:
         """Return the worker's product, verified.
 
         Implements: INT-P1.
         """
-        product = self.channel.multiply(group.number, step, masked, group.modulus, group.weights.shape[0])
+        product = self.channel.multiply(sent.number, step, masked, sent.modulus, sent.weights.shape[0])
         if self.masking.check:
-            check = self._checks[group.number]
+            check = self._checks[sent.number]
             self.cost.macs_online += check.macs * len(masked)
             try:
                 check.verify(masked, product)

@@ -15,6 +15,7 @@ from veil_optimized import (
     field,
     fixed_point,
     integrity,
+    lwe,
     model,
     noise,
     noisy_max,
@@ -27,11 +28,13 @@ from veil_optimized import (
     wire,
 )
 from veil_optimized import partition as building
-from veil_optimized.enclave import Enclave, Masking
+from veil_optimized.enclave import Enclave
+from veil_optimized.profiles import Masking
 from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport
 from veil_optimized.worker import Worker, place
 from veil_spec import __version__, constants
+from veil_spec.constants import LWE_MODULUS
 from veil_spec.interface import Tape
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import (
@@ -64,6 +67,22 @@ def _matrix(rows: Rows) -> torch.Tensor:
         raise Refused(Refusal.SHAPE_MISMATCH)
     least, most = -(2**63), 2**63 - 1
     return torch.tensor([[max(least, min(most, word)) for word in row] for row in rows], dtype=torch.int64)
+
+
+def _elements(rows: Rows, modulus: int) -> torch.Tensor:
+    """Return elements as one tensor; those of q by their bits, with q for whatever lies outside.
+
+    Refuses: SHAPE_MISMATCH.
+    """
+    if modulus != LWE_MODULUS:
+        return _matrix(rows)
+    words = [[word if 0 <= word < modulus else modulus for word in row] for row in rows]
+    return _matrix([[word - 2**64 if word >= 2**63 else word for word in row] for row in words])
+
+
+def _integers_of(elements: torch.Tensor) -> list[list[int]]:
+    """Return field elements as integers; those of q are kept by their bits."""
+    return [[word % 2**64 for word in row] for row in _lists(elements)]
 
 
 def _lists(matrix: torch.Tensor) -> list[list[int]]:
@@ -152,7 +171,7 @@ class Optimized:
         self, tape_: Tape, domain: Domain, stream: int, start: int, count: int, modulus: int
     ) -> Sequence[int]:
         """Return elements start to start + count - 1."""
-        return [int(x) for x in tape.field_elements(tape_, domain, stream, start, count, modulus)]
+        return [int(x) % 2**64 for x in tape.field_elements(tape_, domain, stream, start, count, modulus)]
 
     def noise(self, alpha: Fraction, two_sided: bool) -> Noise:
         """Return a noise."""
@@ -261,11 +280,41 @@ class Optimized:
         """Return masked rows."""
         return _lists(remo.mask(_matrix(activations), _matrix(pads), modulus))
 
+    def ratchet(self, seed: bytes) -> bytes:
+        """Return the seed of the next step."""
+        return remo.ratchet(seed)
+
+    def lwe_dimension(self, inner: int) -> int:
+        """Return how many secrets hide a row."""
+        return lwe.lwe_dimension(inner)
+
+    def lwe_levels(self, inner: int) -> tuple[int, int]:
+        """Return (noise bits, scale)."""
+        return lwe.lwe_levels(inner)
+
+    def halves(self, weights: Rows) -> Rows:
+        """Return high bytes, then low bytes."""
+        return _lists(lwe.halves(_matrix(weights)))
+
+    def lwe_basis(self, tape_: Tape, group: int, dimension: int, inner: int) -> Rows:
+        """Return a public matrix."""
+        return _integers_of(lwe.lwe_basis(tape_, group, dimension, inner))
+
+    def lwe_mask(self, tape_: Tape, basis: Rows, group: int, step: int, activations: Rows) -> Rows:
+        """Return masked rows."""
+        public = _elements(basis, LWE_MODULUS)
+        return _integers_of(lwe.lwe_mask(tape_, public, group, step, _matrix(activations)))
+
+    def lwe_unmask(self, tape_: Tape, product: Rows, hint: Rows, group: int, step: int, inner: int) -> Rows:
+        """Return the plain product."""
+        answer, image = _elements(product, LWE_MODULUS), _elements(hint, LWE_MODULUS)
+        return _lists(lwe.lwe_unmask(tape_, answer, image, group, step, inner))
+
     def multiply(self, masked: Rows, weights: Rows, modulus: int) -> Rows:
         """Return the worker's product; on the wire, `unpack` is what refuses elements outside the field."""
-        elements = _matrix(masked)
+        elements = _elements(masked, modulus)
         field.check_elements(elements, modulus)
-        return _lists(field.multiply(elements, _matrix(weights).to(torch.float64), modulus))
+        return _integers_of(field.multiply(elements, _matrix(weights), modulus))
 
     def unmask(self, product: Rows, correction: Rows, modulus: int) -> Rows:
         """Return the plain product."""
@@ -273,20 +322,28 @@ class Optimized:
 
     def challenge(self, tape_: Tape, group: int, outputs: int, modulus: int) -> Rows:
         """Return the secret vectors."""
-        return _lists(integrity.challenge(tape_, group, outputs, modulus))
+        return _integers_of(integrity.challenge(tape_, group, outputs, modulus))
 
     def check_key(self, weights: Rows, challenge: Rows, modulus: int) -> Rows:
         """Return the secret vectors times the weights."""
-        return _lists(integrity.check_key(_matrix(weights), _matrix(challenge), modulus))
+        return _integers_of(integrity.check_key(_matrix(weights), _elements(challenge, modulus), modulus))
 
     def verify(self, masked: Rows, product: Rows, challenge: Rows, key: Rows, modulus: int) -> None:
         """Check a product."""
-        secret, kept = (field.field_operand(_matrix(rows)) for rows in (challenge, key))
-        integrity.Check(secret, kept, modulus).verify(_matrix(masked), _matrix(product))
+        secret, kept = (field.field_operand(_elements(rows, modulus), modulus) for rows in (challenge, key))
+        integrity.Check(secret, kept, modulus).verify(_elements(masked, modulus), _elements(product, modulus))
+
+    def weight_leaf(self, group: int, weights: Rows) -> bytes:
+        """Return the bytes of a group that the commitment covers."""
+        return integrity.weight_leaf(group, _matrix(weights))
+
+    def merkle_root(self, leaves: Sequence[bytes]) -> bytes:
+        """Return the Merkle tree hash."""
+        return integrity.merkle_root(leaves)
 
     def unpack(self, data: bytes, count: int, modulus: int) -> Sequence[int]:
         """Return the elements."""
-        return [int(element) for element in wire.unpack(data, count, modulus)]
+        return [int(element) % 2**64 for element in wire.unpack(data, count, modulus)]
 
 
 def _is_fact(member: object) -> bool:

@@ -1,10 +1,14 @@
 """Freivalds' check of the masked product, on int64 tensors."""
 
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
 
-from veil_optimized.field import Operand, check_elements, field_operand, product
+from veil_optimized.field import Operand, check_elements, field_operand, product, weight_operand
 from veil_optimized.tape import field_elements
 from veil_spec import constants
 from veil_spec.interface import Tape
@@ -37,7 +41,7 @@ def check_key(weights: torch.Tensor, secret: torch.Tensor, modulus: int) -> torc
 
     Implements: INT-R3.
     """
-    return product(secret, Operand(weights.to(torch.float64).T.unsqueeze(0), 15), modulus)
+    return product(secret, weight_operand(weights.T), modulus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +77,55 @@ class Check:
 def prepare(tape: Tape, group: int, weights: torch.Tensor, modulus: int) -> Check:
     """Return a fresh check for a group's weights [outputs, inner]."""
     secret = challenge(tape, group, weights.shape[0], modulus)
-    return Check(field_operand(secret), field_operand(check_key(weights, secret, modulus)), modulus)
+    key = check_key(weights, secret, modulus)
+    return Check(field_operand(secret, modulus), field_operand(key, modulus), modulus)
+
+
+class Committed(Protocol):
+    """A linear group as its model's commitment covers it; weights [outputs, inner] of 16 bits."""
+
+    @property
+    def number(self) -> int:
+        """Return its number in the model."""
+        ...
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """Return [outputs, inner]."""
+        ...
+
+
+def weight_leaf(group: int, weights: torch.Tensor) -> bytes:
+    """Return the bytes of a group that its model's commitment covers: number, shape, weights.
+
+    Implements: INT-R5.
+    """
+    numbers = np.array([group, *weights.shape], dtype="<u4").tobytes()
+    return numbers + weights.to(torch.int16).numpy(force=True).astype("<i2").tobytes()
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """Return the 32-byte Merkle tree hash of a list of leaves.
+
+    Source: RFC 9162, section 2.1.1.
+    Implements: INT-R6.
+    """
+    return _root([hashlib.sha256(b"\0" + leaf).digest() for leaf in leaves])
+
+
+def commitment(groups: Iterable[Committed]) -> bytes:
+    """Return the 32-byte commitment to a model's weights, reading one group at a time."""
+    leaves = (weight_leaf(group.number, group.weights) for group in groups)
+    return _root([hashlib.sha256(b"\0" + leaf).digest() for leaf in leaves])
+
+
+def _root(level: list[bytes]) -> bytes:
+    """Return the root over leaf hashes: pairs are joined, level by level, and an odd one moves up."""
+    if not level:
+        return hashlib.sha256().digest()
+    while len(level) > 1:
+        pairs = [
+            hashlib.sha256(b"\1" + a + b).digest() for a, b in zip(level[::2], level[1::2], strict=False)
+        ]
+        level = pairs + level[2 * len(pairs) :]
+    return level[0]

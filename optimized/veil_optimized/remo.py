@@ -1,12 +1,13 @@
 """Masked outsourcing on int64 tensors: the same words as the reference, drawn and multiplied in bulk."""
 
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
 
 from veil_optimized.field import centred as _centred
 from veil_optimized.field import check_elements, field_operand, multiply, product
-from veil_optimized.tape import field_elements
+from veil_optimized.tape import SeededTape, domain_key, field_elements
 from veil_spec import constants
 from veil_spec.interface import Tape
 from veil_spec.refusals import Refusal, Refused
@@ -17,10 +18,12 @@ __all__ = [
     "LocalMinter",
     "Minter",
     "RankMinter",
+    "Ratchet",
     "choose_modulus",
     "mask",
     "multiply",
     "pad",
+    "ratchet",
     "unmask",
 ]
 
@@ -70,7 +73,57 @@ class Addresses:
         self._last[group] = step
 
 
-def _matrix(tape: Tape, domain: Domain, stream: int, rows: int, width: int, modulus: int) -> torch.Tensor:
+def ratchet(seed: bytes | bytearray) -> bytes:
+    """Return the seed of the next step: one way, so that a seed says nothing about those before it.
+
+    Implements: RMO-R22.
+    """
+    return domain_key(seed, Domain.RATCHET)
+
+
+class Ratchet:
+    """The seeded tapes of an epoch's steps. A step that was passed over stays open until it is forgotten.
+
+    Implements: RMO-P3.
+    """
+
+    def __init__(self, seed: bytes) -> None:
+        self._seed = bytearray(seed)
+        self._open: dict[int, SeededTape] = {}
+        self.next = 0
+
+    def tape(self, step: int) -> SeededTape:
+        """Return the tape of a step. Refuses: PAD_REUSED where its seed is gone."""
+        while self.next <= step:
+            self._open[self.next] = SeededTape(self._seed)
+            self._seed[:] = ratchet(self._seed)
+            self.next += 1
+        if not self.has(step):
+            raise Refused(Refusal.PAD_REUSED, f"the seed of step {step} is gone")
+        return self._open[step]
+
+    def has(self, step: int) -> bool:
+        """Return whether a step's tape can still be had."""
+        return step >= self.next or step in self._open
+
+    def first_open(self, step: int) -> int:
+        """Return the first step from this one on whose tape can still be had."""
+        while not self.has(step):
+            step += 1
+        return step
+
+    def forget(self, steps: Iterable[int]) -> None:
+        """Return nothing, and overwrite what is left of these steps."""
+        for step in set(steps) & self._open.keys():
+            self._open.pop(step).erase()
+
+    def forget_before(self, step: int) -> None:
+        """Return nothing, and overwrite what is left of all steps before this one."""
+        self.forget([number for number in self._open if number < step])
+
+
+def matrix(tape: Tape, domain: Domain, stream: int, rows: int, width: int, modulus: int) -> torch.Tensor:
+    """Return field elements [rows, width] of a stream, row after row."""
     return torch.from_numpy(field_elements(tape, domain, stream, 0, rows * width, modulus)).reshape(
         rows, width
     )
@@ -81,7 +134,7 @@ def pad(tape: Tape, group: int, step: int, rows: int, width: int, modulus: int) 
 
     Implements: RMO-R7.
     """
-    return _matrix(tape, Domain.PAD, pad_stream(group, step), rows, width, modulus)
+    return matrix(tape, Domain.PAD, pad_stream(group, step), rows, width, modulus)
 
 
 def rank_basis(tape: Tape, group: int, rank: int, width: int, modulus: int) -> torch.Tensor:
@@ -93,7 +146,7 @@ def rank_basis(tape: Tape, group: int, rank: int, width: int, modulus: int) -> t
     """
     if not 1 <= rank < width:
         raise Refused(Refusal.RANK_OUT_OF_RANGE)
-    return _matrix(tape, Domain.RANK_BASIS, group, rank, width, modulus)
+    return matrix(tape, Domain.RANK_BASIS, group, rank, width, modulus)
 
 
 def rank_secret(tape: Tape, group: int, step: int, rows: int, rank: int, modulus: int) -> torch.Tensor:
@@ -101,7 +154,7 @@ def rank_secret(tape: Tape, group: int, step: int, rows: int, rank: int, modulus
 
     Source: Talaria, M_pvt.
     """
-    return _matrix(tape, Domain.RANK_MASK, pad_stream(group, step), rows, rank, modulus)
+    return matrix(tape, Domain.RANK_MASK, pad_stream(group, step), rows, rank, modulus)
 
 
 def rank_pad(tape: Tape, basis: torch.Tensor, group: int, step: int, rows: int, modulus: int) -> torch.Tensor:
@@ -113,6 +166,17 @@ def rank_pad(tape: Tape, basis: torch.Tensor, group: int, step: int, rows: int, 
     return product(secret, field_operand(basis.T), modulus)
 
 
+def check_activations(activations: torch.Tensor) -> None:
+    """Refuse an empty matrix, and activations of more than 16 bits.
+
+    Refuses: SHAPE_MISMATCH, ACTIVATION_OUT_OF_RANGE.
+    """
+    if activations.dim() != 2 or not activations.numel():
+        raise Refused(Refusal.SHAPE_MISMATCH)
+    if max(-int(activations.min()), int(activations.max())) > constants.ACTIVATION_LIMIT:
+        raise Refused(Refusal.ACTIVATION_OUT_OF_RANGE)
+
+
 def mask(activations: torch.Tensor, pads: torch.Tensor, modulus: int) -> torch.Tensor:
     """Return activations plus pads, mod p [rows, width].
 
@@ -122,8 +186,7 @@ def mask(activations: torch.Tensor, pads: torch.Tensor, modulus: int) -> torch.T
     check_elements(pads, modulus)
     if activations.shape != pads.shape:
         raise Refused(Refusal.SHAPE_MISMATCH)
-    if max(-int(activations.min()), int(activations.max())) > constants.ACTIVATION_LIMIT:
-        raise Refused(Refusal.ACTIVATION_OUT_OF_RANGE)
+    check_activations(activations)
     return (activations + pads).remainder(modulus)
 
 
@@ -156,16 +219,20 @@ class Minter(Protocol):
 
     macs: int
 
+    def first_step(self, group: Outsourced, step: int, rows: int) -> int:
+        """Return the first step from this one on whose pads can be had for so many rows."""
+        ...
+
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (pads [rows, inner], pads times weights [rows, outputs])."""
+        """Return (pads [rows, inner], pads times weights [rows, outputs]); the caller overwrites them."""
         ...
 
 
 class LocalMinter:
     """Mints uniform pads in the enclave, which holds the weights: profile `pad`."""
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
+    def __init__(self, ratchet: Ratchet) -> None:
+        self._ratchet = ratchet
         self._used = Addresses()
         self._ahead: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
         self.macs = 0
@@ -174,30 +241,53 @@ class LocalMinter:
         self.macs += pads.shape[0] * group.weights.numel()
         return multiply(pads, group.weights, group.modulus)
 
+    def first_step(self, group: Outsourced, step: int, rows: int) -> int:
+        """Return the first step from this one on that is minted ahead for one row, or whose seed is there."""
+        while not (self._ratchet.has(step) or (rows == 1 and (group.number, step) in self._ahead)):
+            step += 1
+        return step
+
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads, corrections), minted ahead or now. Refuses: PAD_REUSED."""
         self._used.burn(group.number, step)
+        self._forget(group, step)
         ready = self._ahead.pop((group.number, step), None)
         if ready is not None and rows == 1:
             return ready
-        pads = pad(self._tape, group.number, step, rows, group.weights.shape[1], group.modulus)
+        tape = self._ratchet.tape(step)
+        pads = pad(tape, group.number, step, rows, group.weights.shape[1], group.modulus)
         return pads, self._corrected(group, pads)
 
-    def mint(self, group: Outsourced, first_step: int, steps: int) -> None:
-        """Prepare a group's one-row pads for steps first_step to first_step + steps - 1."""
+    def _forget(self, group: Outsourced, step: int) -> None:
+        """Overwrite what is left of earlier steps: seeds, and pads minted for this group."""
+        self._ratchet.forget_before(step)
+        for left in [key for key in self._ahead if key[0] == group.number and key[1] < step]:
+            for elements in self._ahead.pop(left):
+                elements.zero_()
+
+    def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
+        """Prepare the one-row pads of all groups for steps first_step to first_step + steps - 1.
+
+        Their seeds are gone afterwards; steps that were passed over stay open.
+        """
         numbers = range(first_step, first_step + steps)
-        width = group.weights.shape[1]
-        pads = torch.cat([pad(self._tape, group.number, step, 1, width, group.modulus) for step in numbers])
-        corrections = self._corrected(group, pads)
-        for row, step in enumerate(numbers):
-            self._ahead[group.number, step] = pads[row : row + 1], corrections[row : row + 1]
+        tapes = [self._ratchet.tape(step) for step in numbers]
+        for group in groups:
+            about = (1, group.weights.shape[1], group.modulus)
+            drawn = [pad(tape, group.number, step, *about) for tape, step in zip(tapes, numbers, strict=True)]
+            joined = torch.cat(drawn)
+            corrections = self._corrected(group, joined)
+            joined.zero_()
+            for row, step in enumerate(numbers):
+                self._ahead[group.number, step] = drawn[row], corrections[row : row + 1]
+        self._ratchet.forget(numbers)
 
 
 class RankMinter:
     """The paper's pads: a public basis a group, a fresh private factor a step. Not private."""
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
+    def __init__(self, ratchet: Ratchet) -> None:
+        self._ratchet = ratchet
         self._used = Addresses()
         self._bases: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self.macs = 0
@@ -206,11 +296,17 @@ class RankMinter:
         """Keep a group's basis [rank, inner] with its image under the weights [rank, outputs]."""
         self._bases[group.number] = basis, image
 
+    def first_step(self, group: Outsourced, step: int, rows: int) -> int:
+        """Return the first step from this one on whose seed is there."""
+        return self._ratchet.first_open(step)
+
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads, corrections) of this step. Refuses: PAD_REUSED."""
         self._used.burn(group.number, step)
+        self._ratchet.forget_before(step)
+        tape = self._ratchet.tape(step)
         basis, image = self._bases[group.number]
-        pads = rank_pad(self._tape, basis, group.number, step, rows, group.modulus)
-        secret = rank_secret(self._tape, group.number, step, rows, basis.shape[0], group.modulus)
+        pads = rank_pad(tape, basis, group.number, step, rows, group.modulus)
+        secret = rank_secret(tape, group.number, step, rows, basis.shape[0], group.modulus)
         self.macs += rows * basis.shape[0] * (basis.shape[1] + image.shape[1])
         return pads, product(secret, field_operand(image.T), group.modulus)

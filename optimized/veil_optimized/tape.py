@@ -37,13 +37,15 @@ class BulkTape(Protocol):
         ...
 
 
-def domain_key(seed: bytes, domain: Domain) -> bytes:
+def domain_key(seed: bytes | bytearray, domain: Domain) -> bytes:
     """Return the 32-byte ChaCha20 key of a domain.
 
     Implements: TAP-R1.
     """
     tag = f"veil {__version__} {domain}".encode("ascii")
-    return hashlib.sha256(bytes([len(tag)]) + tag + seed).digest()
+    digest = hashlib.sha256(bytes([len(tag)]) + tag)
+    digest.update(seed)
+    return digest.digest()
 
 
 class SeededTape:
@@ -53,10 +55,16 @@ class SeededTape:
     Refuses: SEED_LENGTH.
     """
 
-    def __init__(self, seed: bytes) -> None:
+    def __init__(self, seed: bytes | bytearray) -> None:
         if len(seed) != constants.SEED_BYTES:
             raise Refused(Refusal.SEED_LENGTH, f"seed must have {constants.SEED_BYTES} bytes")
-        self._keys = {domain: domain_key(seed, domain) for domain in Domain}
+        self._keys = {domain: bytearray(domain_key(seed, domain)) for domain in Domain}
+
+    def erase(self) -> None:
+        """Return nothing, and overwrite the keys: the tape is of no use afterwards."""
+        for key in self._keys.values():
+            key[:] = bytes(len(key))
+        self._keys.clear()
 
     def word(self, domain: Domain, stream: int, index: int) -> int:
         """Return the word at an address, 0 <= word < 2**64. Refuses: as `fill`."""
@@ -109,6 +117,8 @@ def fill(words: Words, tape: Tape, domain: Domain, stream: int, start: int) -> N
 def field_elements(tape: Tape, domain: Domain, stream: int, start: int, count: int, modulus: int) -> Elements:
     """Return elements start to start + count - 1 of a stream, each in [0, modulus) [count].
 
+    Elements of 2^64 - 59 are int64 with the bits of the unsigned word.
+
     Implements: TAP-R3, TAP-R4.
     Refuses: STREAM_OUT_OF_RANGE, COUNTER_OVERFLOW.
     """
@@ -140,11 +150,11 @@ def _check_elements(stream: int, start: int, count: int) -> None:
 def _draw(chunk: Elements, tape: Tape, domain: Domain, stream: int, start: int, modulus: int) -> None:
     words = chunk.view(WORD)
     fill(words, tape, domain, stream, start)
-    np.bitwise_and(words, _low_bits(modulus), out=chunk.view(np.uint64))
-    if chunk.max() >= modulus:
-        for i in np.flatnonzero(chunk >= modulus):
+    np.bitwise_and(words, _low_bits(modulus), out=words)
+    if words.max() >= modulus:
+        for i in np.flatnonzero(words >= modulus):
             retry_stream = stream + ((start + int(i) + 1) << constants.RETRY_SHIFT)
-            chunk[i] = _retried(tape, domain, retry_stream, modulus)
+            words[i] = _retried(tape, domain, retry_stream, modulus)
 
 
 def _retried(tape: Tape, domain: Domain, retry_stream: int, modulus: int) -> int:

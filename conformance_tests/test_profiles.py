@@ -1,0 +1,208 @@
+"""Profiles `pad` and `lwe` in the enclave: exact at full size, fresh by mechanism, refused where they must."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from veil.importer import INTEGER_FILE
+from veil_optimized import field, integrity, lwe, wire
+from veil_optimized.enclave import Enclave
+from veil_optimized.generate import generate
+from veil_optimized.model import Decoder, load
+from veil_optimized.profiles import Masking, Matrix
+from veil_optimized.remo import LocalMinter, Ratchet, choose_modulus, pad, ratchet
+from veil_optimized.session import Channel
+from veil_optimized.tape import SeededTape
+from veil_optimized.transport import LocalTransport
+from veil_optimized.worker import Worker, place
+from veil_spec.constants import LWE_MODULUS
+from veil_spec.refusals import Refusal, Refused
+from veil_spec.types import Domain
+
+SEED = bytes(range(32))
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Linear groups without a model around them."""
+
+    groups: Sequence[Matrix]
+    digest: bytes = bytes(32)
+
+
+def _layers(*shapes: tuple[int, int]) -> Layers:
+    draw = torch.Generator().manual_seed(5)
+    made = []
+    for number, shape in enumerate(shapes):
+        weights = torch.randint(-32639, 32640, shape, generator=draw).to(torch.float64)
+        weights[0] = 32639
+        made.append(Matrix(number, weights, choose_modulus(weights)))
+    return Layers(made)
+
+
+def _enclave(layers: Layers, masking: Masking) -> tuple[Enclave, list[bytes]]:
+    worker, sent = Worker(place(layers, "cpu"), layers.digest), []
+
+    def handler(data: bytes) -> list[bytes]:
+        sent.append(data)
+        return list(worker.handle(data))
+
+    enclave = Enclave(layers, Channel(LocalTransport(handler), bytes(16)), masking)  # type: ignore[arg-type]
+    enclave.open()
+    return enclave, sent
+
+
+def _rows(count: int, inner: int) -> torch.Tensor:
+    rows = torch.randint(-32767, 32768, (count, inner), generator=torch.Generator().manual_seed(6))
+    rows[0] = 32767
+    return rows
+
+
+@pytest.mark.requirement("RMO-G7")
+def test_the_enclave_computes_exact_products_under_lwe() -> None:
+    layers = _layers((5, 2048), (4, 2113))
+    enclave, sent = _enclave(layers, Masking("lwe"))
+    assert enclave.private and enclave.secret_vectors == (2, 2)
+    for group in layers.groups:
+        rows = _rows(3, group.weights.shape[1])
+        products = enclave.products(group, rows)  # type: ignore[arg-type]
+        assert torch.equal(products, (rows @ group.weights.to(torch.int64).T))
+    assert enclave.checked == 2 * len(layers.groups)
+    assert len(sent) > 2 * len(layers.groups)
+
+
+@dataclass(frozen=True)
+class Loudest:
+    """A tape whose noise is as large as it can be, with the signs of one channel's weights."""
+
+    inner: SeededTape
+    signs: npt.NDArray[np.bool_]
+
+    def word(self, domain: Domain, stream: int, index: int) -> int:
+        """Return the word at an address."""
+        if domain is Domain.LWE_NOISE:
+            return 2**64 - 1 if self.signs[index % len(self.signs)] else 0
+        return self.inner.word(domain, stream, index)
+
+    def fill(self, words: npt.NDArray[np.uint64], domain: Domain, stream: int, start: int) -> None:
+        """Overwrite words with a run of a stream."""
+        if domain is Domain.LWE_NOISE:
+            places = (start + np.arange(words.size)) % len(self.signs)
+            words[:] = np.where(self.signs[places], np.uint64(2**64 - 1), np.uint64(0))
+        else:
+            self.inner.fill(words, domain, stream, start)
+
+
+@pytest.mark.requirement("RMO-G7")
+@pytest.mark.parametrize("inner", [2048, 4096, 14336])
+@pytest.mark.parametrize("louder", [0, 1])
+def test_worst_rows_and_the_loudest_noise_are_exact_at_full_size(
+    inner: int, louder: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Channels of halves -128 and 127 of one sign, rows of 32767, noise of the weights' signs.
+
+    With two more bits of noise the same channels come out wrong. Few rows of A suffice beyond 2048: how many
+    there are decides what is hidden, not what is computed.
+    """
+    signs = np.random.default_rng(7).random(inner) < 0.5
+    straight = torch.where(torch.from_numpy(signs), 32639, -32639)
+    low = torch.where(torch.from_numpy(signs), 127, -128)
+    weights = torch.stack((straight, low, -straight, torch.full((inner,), 32639), torch.full((inner,), -128)))
+    rows = torch.stack((straight.sign() * 32767, -straight.sign() * 32767, torch.full((inner,), 32767)))
+    bits, scale = lwe.lwe_levels(inner)
+    monkeypatch.setattr(lwe, "lwe_levels", lambda inner: (bits + 2 * louder, scale))
+    tape = Loudest(SeededTape(SEED), signs)
+    dimension = lwe.lwe_dimension(inner) if inner == 2048 and not louder else 64
+    basis = lwe.lwe_basis(tape, 1, dimension, inner)
+    matrix = lwe.halves(weights)
+    hint = field.multiply(basis, matrix, LWE_MODULUS)
+    masked = lwe.lwe_mask(tape, basis, 1, 2, rows)
+    product = field.multiply(masked, matrix, LWE_MODULUS)
+    integrity.prepare(tape, 1, matrix, LWE_MODULUS).verify(masked, product)
+    found = lwe.lwe_unmask(tape, product, hint, 1, 2, inner)
+    assert torch.equal(found, rows @ weights.T) is (louder == 0)
+
+
+@pytest.mark.parametrize("inner", [576, 2047, 2049, 2112, 16385])
+def test_lwe_is_refused_by_number_where_it_does_not_pay(inner: int) -> None:
+    with pytest.raises(Refused, match=r"profile lwe at inner dimension \d+: .*use profile pad") as refused:
+        _enclave(_layers((2, inner)), Masking("lwe"))
+    assert refused.value.reason is Refusal.LWE_UNSUITABLE
+
+
+@pytest.mark.requirement("RMO-P3")
+def test_a_step_that_is_over_cannot_be_had_again() -> None:
+    chain = Ratchet(SEED)
+    kept = chain.tape(0)
+    second = ratchet(SEED)
+    assert chain.tape(2).word(Domain.PAD, 0, 0) == SeededTape(ratchet(second)).word(Domain.PAD, 0, 0)
+    assert chain.tape(1).word(Domain.PAD, 0, 0) == SeededTape(second).word(Domain.PAD, 0, 0)
+    chain.forget_before(2)
+    for step in (0, 1):
+        with pytest.raises(Refused) as refused:
+            chain.tape(step)
+        assert refused.value.reason is Refusal.PAD_REUSED
+    assert chain.tape(2) is chain.tape(2) and chain.first_open(0) == 2
+    with pytest.raises(KeyError):
+        kept.word(Domain.PAD, 0, 0)
+
+
+@pytest.mark.requirement("RMO-P3")
+def test_keys_are_overwritten_in_place() -> None:
+    tape = SeededTape(SEED)
+    keys = list(tape._keys.values())
+    assert all(any(key) for key in keys)
+    tape.erase()
+    assert not any(any(key) for key in keys)
+
+
+@pytest.mark.requirement("RMO-P3")
+def test_the_pads_on_the_wire_are_those_of_each_steps_own_seed() -> None:
+    layers, rows = _layers((2, 5)), _rows(3, 5)
+    enclave, sent = _enclave(layers, Masking(seed=SEED))
+    group, seed = layers.groups[0], SEED
+    for step in range(3):
+        enclave.products(group, rows)  # type: ignore[arg-type]
+        frame = wire.decode(sent[-1])
+        masked = torch.from_numpy(wire.unpack(frame.payload, 15, group.modulus)).reshape(3, 5)
+        pads = pad(SeededTape(seed), 0, step, 3, 5, group.modulus)
+        assert torch.equal((masked - rows).remainder(group.modulus), pads)
+        seed = ratchet(seed)
+
+
+def test_lwe_is_refused_where_the_image_of_its_basis_fits_no_message() -> None:
+    lwe.check_outputs(34_952, 2048)
+    with pytest.raises(Refused, match="at most 34952 outputs at inner dimension 2048, not 34953"):
+        lwe.check_outputs(34_953, 2048)
+
+
+def test_pads_minted_ahead_and_left_over_are_never_used_for_another_prompt(imported: Path) -> None:
+    model = load(imported / INTEGER_FILE)
+    worker, steps = Worker(place(model, "cpu"), model.digest), list[int]()
+    channel = Channel(LocalTransport(worker.handle), bytes(16))
+    enclave = Enclave(model, channel, witness=lambda group, step, rows: steps.append(step))
+    enclave.open()
+    assert not enclave.private
+    for prompt in ([3, 1, 4], [1, 5, 9, 2], [6]):
+        enclave.mint_ahead(enclave.next_step + 1, 5)
+        masked = generate(Decoder(model, enclave.products), prompt, 3)
+        assert torch.equal(masked.logits, generate(Decoder(model), prompt, 3).logits)
+    taken = steps[:: len(model.groups)]
+    assert taken == sorted(set(taken))
+    assert taken[:6] == [0, 1, 2, 6, 7, 8]
+
+
+def test_a_minter_overwrites_what_it_passes_over() -> None:
+    group = _layers((2, 4)).groups[0]
+    minter = LocalMinter(Ratchet(SEED))
+    minter.mint([group], 0, 3)
+    left = [minter._ahead[0, step] for step in (0, 1)]
+    pads, _ = minter.take(group, 2, 1)
+    third = SeededTape(ratchet(ratchet(SEED)))
+    assert torch.equal(pads, pad(third, 0, 2, 1, 4, group.modulus))
+    assert not any(bool(elements.any()) for pair in left for elements in pair)
