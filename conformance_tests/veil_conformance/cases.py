@@ -21,6 +21,7 @@ from veil_conformance.codec import (
     write_frame,
     write_listed,
     write_masses,
+    write_modulus,
     write_noise,
     write_stream,
     write_table,
@@ -57,6 +58,7 @@ FLAGS: Final[dict[str, Json]] = {
 }
 """What a case's flags mean."""
 P32, P40, P48 = constants.PRIMES
+Q = constants.LWE_MODULUS
 HALF, TWO_THIRDS = Fraction(1, 2), Fraction(2, 3)
 
 
@@ -117,7 +119,7 @@ def elements(
 ) -> Case:
     """Return the drawing of field elements in the domain of pads."""
     given: Fields = {"tape": tape, "domain": Domain.PAD.value, "stream": write_stream(stream)}
-    given |= {"start": start, "count": count, "modulus": p}
+    given |= {"start": start, "count": count, "modulus": write_modulus(p)}
     return Case(requirement, comment, flag, "field_elements", given)
 
 
@@ -138,7 +140,8 @@ def unlucky(p: int, stream: int, index: int, rejections: int) -> Json:
 
 def tape_cases() -> list[Case]:
     """Return the suite of area TAP."""
-    old = [domain for domain in Domain if domain != Domain.DRAW]
+    later = (Domain.DRAW, Domain.LWE_BASIS, Domain.LWE_SECRET, Domain.LWE_NOISE, Domain.RATCHET)
+    old = [domain for domain in Domain if domain not in later]
     made = [word_case("TAP-R1", "Known", f"first word of {d.value}", d, 0, 0) for d in old]
     for stream, index in ((0, 7), (0, 8), (1, 0), (2**32, 3), (2**64 + 5, 1)):
         made.append(word_case("TAP-R2", "Known", "word inside a stream", Domain.TEST, stream, index))
@@ -165,7 +168,12 @@ def tape_cases() -> list[Case]:
     ]
     ends = listed(Domain.PAD, {9: [P48], 9 + 2**64: [P48 + 1]})
     made.append(elements("Refusal", "the tape ends while rejecting", "TAP-R7", ends, 9, 0, 1, P48))
-    return [*made, word_case("TAP-R1", "Known", "first word of nmx.draw", Domain.DRAW, 0, 0)]
+    made += [word_case("TAP-R1", "Known", f"first word of {d.value}", d, 0, 0) for d in later]
+    made.append(elements("Known", "elements of a seeded tape", "TAP-R3", seeded("elements"), 3, 0, 5, Q))
+    top = listed(Domain.PAD, {4: [Q - 1, 0, 2**63 + 9]})
+    made.append(elements("Edge", "q - 1, 0 and high bits", "TAP-R3", top, 4, 0, 3, Q))
+    tape = unlucky(Q, 9, 6, 3)
+    return [*made, elements("Unlucky", "3 rejections in a row", "TAP-R4", tape, 9, 6, 1, Q)]
 
 
 # Noisy max
@@ -912,7 +920,139 @@ def remo_cases() -> list[Case]:
         ("unmask", {"product": write_elements([[1, 2]], P32), "correction": one, "modulus": P32}),
     ]
     made += [Case("RMO-R12", "what does not fit", "Refusal", operation, given) for operation, given in broken]
+    return [*made, *lwe_cases()]
+
+
+def lwe_words(stream: int, secret: Rows, noise: Rows) -> Json:
+    """Return a listed tape with these secrets, each below q, and these words of noise."""
+    words: dict[Address, int] = {}
+    for domain, rows in ((Domain.LWE_SECRET, secret), (Domain.LWE_NOISE, noise)):
+        flat = [word for row in rows for word in row]
+        words |= {(domain, stream, index): word for index, word in enumerate(flat)}
+    return write_listed(words)
+
+
+def lwe_mask_case(
+    requirement: str,
+    flag: str,
+    comment: str,
+    tape: Json,
+    basis: Rows,
+    place: tuple[int, int],
+    activations: Rows,
+) -> Case:
+    """Return the masking of rows with profile `lwe` at a place (group, step)."""
+    given: Fields = {"tape": tape, "basis": write_elements(basis, Q), "group": place[0], "step": place[1]}
+    return Case(requirement, comment, flag, "lwe_mask", given | {"activations": rows_json(activations)})
+
+
+def lwe_unmask_case(
+    requirement: str,
+    flag: str,
+    comment: str,
+    tape: Json,
+    product_: Rows,
+    hint: Rows,
+    place: tuple[int, int],
+    inner: int,
+) -> Case:
+    """Return the unmasking of a product of profile `lwe` at a place (group, step)."""
+    given: Fields = {"tape": tape, "product": write_elements(product_, Q), "hint": write_elements(hint, Q)}
+    given |= {"group": place[0], "step": place[1], "inner": inner}
+    return Case(requirement, comment, flag, "lwe_unmask", given)
+
+
+def lwe_cases() -> list[Case]:
+    """Return the ratchet and profile `lwe`."""
+    made = []
+    for role in ("ratchet", "ratchet again"):
+        made.append(Case("RMO-R22", "the next seed", "Known", "ratchet", {"seed": seed(role).hex()}))
+    for inner in (2048, 2113, 4096, 4097, 8192, 8193, 14336, 16384):
+        made.append(Case("RMO-R13", "secrets a row", "Edge", "lwe_dimension", {"inner": inner}))
+    for inner in (0, 2047, 2049, 2112, 16385):
+        made.append(Case("RMO-R13", "no secure row", "Refusal", "lwe_dimension", {"inner": inner}))
+    for inner in (1, 2, 3, 2048, 2049, 4096, 14336, 16384):
+        made.append(Case("RMO-R14", "noise bits and scale", "Edge", "lwe_levels", {"inner": inner}))
+    extremes = [[-32639, 32639, 32384, -32384], [0, 127, 128, -128], [-129, 255, -255, -384]]
+    made.append(Case("RMO-R15", "extreme weights", "Edge", "halves", {"weights": rows_json(extremes)}))
+    drawn = rows_json(matrix("split", 2, 3, -32639, 32639))
+    made.append(Case("RMO-R15", "a matrix", "Known", "halves", {"weights": drawn}))
+    shape: Fields = {"group": 5, "dimension": 2, "inner": 3}
+    unlucky_words = {(Domain.LWE_BASIS, 5, i): Q - 1 - i for i in range(5)}
+    unlucky_words |= {(Domain.LWE_BASIS, 5, 5): Q, (Domain.LWE_BASIS, 5 + 6 * 2**64, 0): 2**64 - 1}
+    unlucky_words |= {(Domain.LWE_BASIS, 5 + 6 * 2**64, 1): 7}
+    for flag, tape in (("Known", seeded("lwe basis")), ("Unlucky", write_listed(unlucky_words))):
+        made.append(Case("RMO-R16", "a public matrix", flag, "lwe_basis", {"tape": tape} | shape))
+    basis, inner = matrix("lwe matrix", 2, 3, 0, Q - 1), 3
+    for activations in (matrix("lwe rows", 2, inner, -32767, 32767), [[32767, -32767, 0]]):
+        tape = seeded("lwe mask")
+        made.append(lwe_mask_case("RMO-R19", "Known", "masked rows", tape, basis, (3, 8), activations))
+    made += [*lwe_word_cases(basis), *lwe_product_cases()]
     return made
+
+
+def lwe_word_cases(basis: Rows) -> list[Case]:
+    """Return what masking makes of chosen words, and of what it refuses, for a matrix [2, 3]."""
+    made, stream, unit = [], 3 * 2**32 + 8, [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+    silent = [[2**29] * 3] * 2
+    secret = [[0, 1, Q - 1], [2**63, 2, 3]]
+    tape = lwe_words(stream, secret, silent)
+    made.append(lwe_mask_case("RMO-R17", "Edge", "only secrets", tape, unit, (3, 8), [[0, 0, 0]] * 2))
+    for words in ([0, 2**30 - 1, 2**29], [2**30, 2**64 - 1, 2**63]):
+        tape = lwe_words(stream, [[0, 0]], [words])
+        made.append(lwe_mask_case("RMO-R18", "Edge", "only noise", tape, basis, (3, 8), [[0, 0, 0]]))
+    for inner, reach in ((1, 2**33), (2, 2**31), (4, 2**29), (5, 2**27)):
+        tape = lwe_words(stream, [[0]], [[2 * reach - 1] + [2 * reach] * (inner - 1)])
+        given = [[1] * inner], (3, 8), [[0] * inner]
+        made.append(lwe_mask_case("RMO-R18", "Edge", f"noise of {inner} elements", tape, *given))
+    tape = seeded("lwe mask")
+    for place in ((2**32, 0), (0, 2**32)):
+        made.append(lwe_mask_case("RMO-R6", "Refusal", "no stream", tape, basis, place, [[0, 0, 0]]))
+    for comment, matrix_, activations in (
+        ("no matrix", [], [[1]]),
+        ("a matrix with q", [[0, Q]], [[1, 2]]),
+        ("no rows", basis, []),
+        ("rows of another length", basis, [[1, 2]]),
+        ("ragged rows", basis, [[1, 2, 3], [1, 2]]),
+        ("an activation of 17 bits", basis, [[0, 32768, 0]]),
+        ("a negative activation of 17 bits", basis, [[0, -32768, 0]]),
+    ):
+        made.append(lwe_mask_case("RMO-R21", "Refusal", comment, tape, matrix_, (3, 8), activations))
+    unsplit: list[list[list[int]]] = [[[0, 32640]], [[-32640]], [], [[]], [[1, 2], [3]]]
+    for weights in unsplit:
+        refused: Fields = {"weights": rows_json(weights)}
+        made.append(Case("RMO-R21", "what is not split", "Refusal", "halves", refused))
+    return made
+
+
+def lwe_product_cases() -> list[Case]:
+    """Return what unmasking makes of products, at an inner dimension of 3 and at the largest."""
+    made, place, tape = [], (3, 8), seeded("lwe unmask")
+    silent = lwe_words(3 * 2**32 + 8, [[0]], [])
+    for inner in (3, 4, 2**14):
+        step = Q // (2 * 32767 * 128 * inner + 1)
+        half = step // 2
+        lifted = [[0, half, half + 1, -half, -half - 1, step, 7 * step - half, -7 * step - half]]
+        lifted.append([(Q - 1) // 2, -(Q - 1) // 2, 1 - half, half - 1, -1, 1, -step, step - 1])
+        for row in lifted:
+            products, hint = [[u % Q for u in row]], [[Q - 1] * len(row)]
+            case = lwe_unmask_case("RMO-R20", "Edge", "rounding", silent, products, hint, place, inner)
+            made.append(case)
+    drawn = matrix("lwe product", 2, 4, 0, Q - 1), matrix("lwe hint", 2, 4, 0, Q - 1)
+    made.append(lwe_unmask_case("RMO-R20", "Known", "any product", tape, *drawn, place, 2048))
+    for comment, products, hint in (
+        ("no product", [], [[1, 2]]),
+        ("no hint", [[1, 2]], []),
+        ("widths differ", [[1, 2]], [[1, 2, 3, 4]]),
+        ("an odd width", [[1, 2, 3]], [[1, 2, 3]]),
+        ("a product with q", [[1, Q]], [[1, 2]]),
+        ("a hint with q", [[1, 2]], [[Q, 2]]),
+    ):
+        case = lwe_unmask_case("RMO-R21", "Refusal", comment, tape, products, hint, place, 3)
+        made.append(case)
+    wide: Fields = {"masked": write_elements([[Q - 1, 2**63, 0], [1, 2, Q // 2]], Q)}
+    wide |= {"weights": [[-128, 127, 5], [127, -128, -1]], "modulus": write_modulus(Q)}
+    return [*made, Case("RMO-R4", "multiply over q", "Edge", "multiply", wide)]
 
 
 def pad_input(role: str, group: int, step: int, rows: int, columns: int, p: int) -> Fields:
@@ -938,8 +1078,8 @@ def verify_case(flag: str, comment: str, product_: Rows, p: int, masked: Rows) -
         [sum(z * w[i] for z, w in zip(row, weights, strict=True)) % p for i in range(2)] for row in challenge
     ]
     given: Fields = {"masked": write_elements(masked, p), "product": write_elements(product_, p)}
-    given |= {"challenge": write_elements(challenge, p), "key": write_elements(key, p), "modulus": p}
-    return Case("INT-R4", comment, flag, "verify", given)
+    given |= {"challenge": write_elements(challenge, p), "key": write_elements(key, p)}
+    return Case("INT-R4", comment, flag, "verify", given | {"modulus": write_modulus(p)})
 
 
 def integrity_cases() -> list[Case]:
@@ -963,10 +1103,42 @@ def integrity_cases() -> list[Case]:
         made.append(verify_case("Refusal", "rows swapped", right[::-1], p, masked))
         made.append(verify_case("Refusal", "a row is missing", right[:1], p, masked))
     outside = [[8, P32, P32 - 3], [0, 27, P32 - 9]]
-    return [
-        *made,
-        verify_case("Refusal", "an element outside the field", outside, P32, [[4, P32 - 1], [0, 9]]),
-    ]
+    made.append(verify_case("Refusal", "an element outside the field", outside, P32, [[4, P32 - 1], [0, 9]]))
+    return [*made, *largest_field_cases(), *commitment_cases()]
+
+
+def largest_field_cases() -> list[Case]:
+    """Return the check over q, whose matrix has weights of 8 bits."""
+    modulus = write_modulus(Q)
+    made = [Case("INT-R1", "repetitions over q", "Known", "repetitions", {"modulus": modulus})]
+    given: Fields = {"tape": seeded("challenge"), "group": 6, "outputs": 3, "modulus": modulus}
+    made.append(Case("INT-R2", "secret vectors over q", "Known", "challenge", given))
+    secret = write_elements(field_matrix("secret", 2, 2, Q), Q)
+    given = {"weights": [[-128, 127, 3], [0, -1, 9]], "challenge": secret, "modulus": modulus}
+    made.append(Case("INT-R3", "the key over q", "Known", "check_key", given))
+    masked, right = [[4, Q - 1], [0, 9]], [[8, Q - 3, Q - 3], [0, 27, Q - 9]]
+    made.append(verify_case("Known", "the right product over q", right, Q, masked))
+    for comment, element in (("one more", 28), ("the top bit", 2**63 + 27), ("q", Q), ("a word", 2**64 - 1)):
+        wrong = [right[0], [0, element, Q - 9]]
+        made.append(verify_case("Refusal", f"{comment}, over q", wrong, Q, masked))
+    return made
+
+
+def commitment_cases() -> list[Case]:
+    """Return leaves and the tree hashes of lists of leaves."""
+    made = []
+    for flag, group, weights in (
+        ("Known", 258, [[1, -1, 256], [-32639, 32639, 0]]),
+        ("Edge", 0, [[0]]),
+        ("Edge", 2**32 - 1, [[-32768], [32767]]),
+    ):
+        given: Fields = {"group": group, "weights": rows_json(weights)}
+        made.append(Case("INT-R5", "a leaf", flag, "weight_leaf", given))
+    for count in (0, 1, 2, 3, 4, 5, 8, 13):
+        leaves: Json = [(bytes([index]) * (5 * index % 7)).hex() for index in range(count)]
+        flag = "Edge" if count < 2 else "Known"
+        made.append(Case("INT-R6", f"{count} leaves", flag, "merkle_root", {"leaves": leaves}))
+    return made
 
 
 # Wire
@@ -1010,7 +1182,10 @@ def wire_cases() -> list[Case]:
         replace(HELLO, kind=FrameKind.WELCOME),
         PIECE,
         replace(PIECE, kind=FrameKind.PRODUCT),
+        replace(PIECE, kind=FrameKind.PRODUCT, element_bytes=8, payload=bytes(range(48))),
         SILENT,
+        replace(HELLO, kind=FrameKind.ASK, step=2**32 - 1, payload=bytes(range(8))),
+        replace(HELLO, kind=FrameKind.SEED, step=9),
     ]
     made = [
         Case("WIR-R1", frame.kind.name, "Known", "encode", {"frame": write_frame(frame, 0)})
@@ -1039,24 +1214,45 @@ def wire_cases() -> list[Case]:
         ("payload and rows differ", replace(PIECE, payload=bytes(31))),
         ("a HELLO with rows", replace(HELLO, total_rows=1)),
         ("a refusal that says something", replace(SILENT, payload=b"why")),
+        ("a seed with rows", replace(HELLO, kind=FrameKind.SEED, total_rows=1)),
+        ("a seed of 31 bytes", replace(HELLO, kind=FrameKind.SEED, payload=bytes(31))),
+        ("an ASK of 9 bytes", replace(HELLO, kind=FrameKind.ASK, payload=bytes(9))),
+        ("a HELLO with a step", replace(HELLO, step=1)),
+        ("element_bytes 7", replace(PIECE, element_bytes=7, payload=bytes(42))),
         ("a refusal that names an epoch", replace(SILENT, epoch=EPOCH)),
     ):
         made.append(decode_case("WIR-R4", comment, frame_bytes(frame)))
     made.append(decode_case("WIR-R4", "magic", b"LIEV" + whole[4:]))
-    made.append(decode_case("WIR-R4", "kind", whole[:7] + b"\6" + whole[8:]))
+    made.append(decode_case("WIR-R4", "kind", whole[:7] + b"\x08" + whole[8:]))
     made.append(decode_case("WIR-R5", "payload", whole[:49] + (2**20 + 1).to_bytes(4, "little")))
     made.append(decode_case("WIR-R5", "message", frame_bytes(replace(PIECE, total_rows=2**30 // 15 + 1))))
-    for p, width in ((P32, 4), (P40, 5), (P48, 6)):
+    for p, width in ((P32, 4), (P40, 5), (P48, 6), (Q, 8)):
         row = write_elements([[0, 1, p - 1]], p)
-        made.append(Case("WIR-R6", "packed", "Known", "pack", {"elements": row, "modulus": p}))
+        made.append(Case("WIR-R6", "packed", "Known", "pack", {"elements": row, "modulus": write_modulus(p)}))
         data = b"".join(value.to_bytes(width, "little") for value in (p - 1, 258, 0))
         made.append(
-            Case("WIR-R6", "unpacked", "Known", "unpack", {"data": data.hex(), "count": 3, "modulus": p})
+            Case(
+                "WIR-R6",
+                "unpacked",
+                "Known",
+                "unpack",
+                {"data": data.hex(), "count": 3, "modulus": write_modulus(p)},
+            )
         )
         outside = p.to_bytes(width, "little").hex()
-        made.append(Case("WIR-R6", "p", "Refusal", "unpack", {"data": outside, "count": 1, "modulus": p}))
         made.append(
-            Case("WIR-R6", "p", "Refusal", "pack", {"elements": write_elements([[p]], p), "modulus": p})
+            Case(
+                "WIR-R6", "p", "Refusal", "unpack", {"data": outside, "count": 1, "modulus": write_modulus(p)}
+            )
+        )
+        made.append(
+            Case(
+                "WIR-R6",
+                "p",
+                "Refusal",
+                "pack",
+                {"elements": write_elements([[p]], p), "modulus": write_modulus(p)},
+            )
         )
     piece = Frame(FrameKind.PRODUCT, EPOCH, 3, 4, 0, 1, 3, 2, 4, bytes(range(8)))
     first, second, third = (replace(piece, first_row=n, payload=bytes([n]) * 8) for n in range(3))

@@ -1,9 +1,9 @@
 """Vectors as JSON: how each operation's arguments and results are written, and read back.
 
-Integers below 2**53 are JSON integers. Signed 64-bit words are 16 hexadecimal digits (two's complement,
-lowest byte first), weights of a tabulated row 18, field elements are digits of fixed width, lowest byte
-first, inside {"shape", "words"}, rationals "num/den", float32 weights their 8 digits. Models and table files
-are whole files in hexadecimal digits.
+Integers below 2**53 are JSON integers, a larger modulus its bytes, lowest first. Signed 64-bit words are 16
+hexadecimal digits (two's complement, lowest byte first), weights of a tabulated row 18, field elements are
+digits of fixed width, lowest byte first, inside {"shape", "words"}, rationals "num/den", float32 weights
+their 8 digits. Models and table files are whole files in hexadecimal digits.
 """
 
 import struct
@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Final, cast
 
+from veil_spec.constants import LWE_MODULUS
 from veil_spec.interface import Implementation, Tape
 from veil_spec.refusals import Refused
 from veil_spec.types import (
@@ -85,6 +86,16 @@ def fields(value: Json, *names: str) -> Fields:
 def width_of(modulus: int) -> int:
     """Return the bytes of an element."""
     return (modulus.bit_length() + 7) // 8
+
+
+def read_modulus(value: Json) -> int:
+    """Return a modulus."""
+    return int.from_bytes(bytes.fromhex(value), "little") if isinstance(value, str) else integer(value)
+
+
+def write_modulus(modulus: int) -> Json:
+    """Return a modulus: an integer, or its bytes where JSON has no integer of that size."""
+    return modulus if modulus < 2**53 else modulus.to_bytes(width_of(modulus), "little").hex()
 
 
 def read_word(value: Json) -> int:
@@ -328,6 +339,7 @@ def _plain(read: Callable[[Json], object]) -> Reader:
 READERS: Final[dict[str, Reader]] = {
     "boolean": _plain(lambda value: value is True),
     "integer": _plain(integer),
+    "modulus": _plain(read_modulus),
     "word": _plain(read_word),
     "stream": _plain(read_stream),
     "bytes": _plain(lambda value: bytes.fromhex(text(value))),
@@ -345,6 +357,8 @@ READERS: Final[dict[str, Reader]] = {
     "tabulated": read_tabulated,
     "elements": lambda value, context: read_elements(value, context.modulus),
     "element_row": lambda value, context: read_elements(value, context.modulus)[0],
+    "lwe_elements": _plain(lambda value: read_elements(value, LWE_MODULUS)),
+    "leaves": _plain(lambda value: [bytes.fromhex(text(item)) for item in items(value)]),
     "tape": read_tape,
     "noise": read_noise,
     "epsilon": read_epsilon,
@@ -368,6 +382,7 @@ WRITERS: Final[dict[str, Writer]] = {
     "rows": lambda value, modulus: [list(row) for row in cast(Rows, value)],
     "elements": lambda value, modulus: write_elements(cast(Rows, value), modulus),
     "element_row": lambda value, modulus: write_elements([cast(Sequence[int], value)], modulus),
+    "lwe_elements": lambda value, modulus: write_elements(cast(Rows, value), LWE_MODULUS),
     "fraction": lambda value, modulus: write_fraction(cast(Fraction, value)),
     "pmf": lambda value, modulus: [write_fraction(p) for p in cast(tuple[Fraction, ...], value)],
     "selection": lambda value, modulus: {"index": int(getattr(value, "index"))},  # noqa: B009
@@ -387,7 +402,7 @@ SIGNATURES: Final[dict[str, tuple[dict[str, str], str]]] = {
     "seeded_tape": ({"seed": "bytes"}, "nothing"),
     "field_elements": (
         {"tape": "tape", "domain": "domain", "stream": "stream", "start": "integer", "count": "integer"}
-        | {"modulus": "integer"},
+        | {"modulus": "modulus"},
         "element_row",
     ),
     "noise": ({"alpha": "fraction", "two_sided": "boolean"}, "noise"),
@@ -447,37 +462,57 @@ SIGNATURES: Final[dict[str, tuple[dict[str, str], str]]] = {
     "choose_modulus": ({"weights": "rows"}, "integer"),
     "pad": (
         {"tape": "tape", "group": "integer", "step": "integer", "rows": "integer", "columns": "integer"}
-        | {"modulus": "integer"},
+        | {"modulus": "modulus"},
         "elements",
     ),
     "burn": ({"addresses": "rows"}, "nothing"),
     "rank_basis": (
-        {"tape": "tape", "group": "integer", "rank": "integer", "columns": "integer", "modulus": "integer"},
+        {"tape": "tape", "group": "integer", "rank": "integer", "columns": "integer", "modulus": "modulus"},
         "elements",
     ),
     "rank_pad": (
         {"tape": "tape", "basis": "elements", "group": "integer", "step": "integer", "rows": "integer"}
-        | {"modulus": "integer"},
+        | {"modulus": "modulus"},
         "elements",
     ),
-    "mask": ({"activations": "rows", "pads": "elements", "modulus": "integer"}, "elements"),
-    "multiply": ({"masked": "elements", "weights": "rows", "modulus": "integer"}, "elements"),
-    "unmask": ({"product": "elements", "correction": "elements", "modulus": "integer"}, "rows"),
-    "repetitions": ({"modulus": "integer"}, "integer"),
+    "ratchet": ({"seed": "bytes"}, "bytes"),
+    "lwe_dimension": ({"inner": "integer"}, "integer"),
+    "lwe_levels": ({"inner": "integer"}, "pair"),
+    "halves": ({"weights": "rows"}, "rows"),
+    "lwe_basis": (
+        {"tape": "tape", "group": "integer", "dimension": "integer", "inner": "integer"},
+        "lwe_elements",
+    ),
+    "lwe_mask": (
+        {"tape": "tape", "basis": "lwe_elements", "group": "integer", "step": "integer"}
+        | {"activations": "rows"},
+        "lwe_elements",
+    ),
+    "lwe_unmask": (
+        {"tape": "tape", "product": "lwe_elements", "hint": "lwe_elements", "group": "integer"}
+        | {"step": "integer", "inner": "integer"},
+        "rows",
+    ),
+    "mask": ({"activations": "rows", "pads": "elements", "modulus": "modulus"}, "elements"),
+    "multiply": ({"masked": "elements", "weights": "rows", "modulus": "modulus"}, "elements"),
+    "unmask": ({"product": "elements", "correction": "elements", "modulus": "modulus"}, "rows"),
+    "repetitions": ({"modulus": "modulus"}, "integer"),
     "challenge": (
-        {"tape": "tape", "group": "integer", "outputs": "integer", "modulus": "integer"},
+        {"tape": "tape", "group": "integer", "outputs": "integer", "modulus": "modulus"},
         "elements",
     ),
-    "check_key": ({"weights": "rows", "challenge": "elements", "modulus": "integer"}, "elements"),
+    "check_key": ({"weights": "rows", "challenge": "elements", "modulus": "modulus"}, "elements"),
     "verify": (
         {"masked": "elements", "product": "elements", "challenge": "elements", "key": "elements"}
-        | {"modulus": "integer"},
+        | {"modulus": "modulus"},
         "nothing",
     ),
+    "weight_leaf": ({"group": "integer", "weights": "rows"}, "bytes"),
+    "merkle_root": ({"leaves": "leaves"}, "bytes"),
     "encode": ({"frame": "frame"}, "bytes"),
     "decode": ({"data": "bytes"}, "frame"),
-    "pack": ({"elements": "element_row", "modulus": "integer"}, "bytes"),
-    "unpack": ({"data": "bytes", "count": "integer", "modulus": "integer"}, "element_row"),
+    "pack": ({"elements": "element_row", "modulus": "modulus"}, "bytes"),
+    "unpack": ({"data": "bytes", "count": "integer", "modulus": "modulus"}, "element_row"),
     "join": (
         {"frames": "frames", "kind": "kind", "epoch": "bytes", "group": "integer", "step": "integer"}
         | {"columns": "integer", "element_bytes": "integer", "total_rows": "integer"},
@@ -491,7 +526,7 @@ def run(impl: Implementation, operation: str, given: Json) -> Fields:
     """Return {"output": ...} or {"refusal": ...} of one case; Malformed if the case is."""
     arguments, result = SIGNATURES[operation]
     stated = fields(given, *arguments)
-    modulus = integer(stated.get("modulus", 2))
+    modulus = read_modulus(stated.get("modulus", 2))
     with tempfile.TemporaryDirectory() as folder:
         context = Context(impl, modulus, Path(folder))
         call: Callable[..., object] = impl.seeded_tape if operation == "word" else getattr(impl, operation)

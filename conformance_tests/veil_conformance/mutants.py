@@ -19,7 +19,18 @@ from typing import Final, ParamSpec, TypeVar, cast
 from unittest import mock
 
 from veil_conformance import runner
-from veil_reference import fixed_point, implementation, model, table_file, tables, tabulated, tape, wire
+from veil_reference import (
+    field,
+    fixed_point,
+    implementation,
+    lwe,
+    model,
+    table_file,
+    tables,
+    tabulated,
+    tape,
+    wire,
+)
 from veil_reference.accounting import claim_limit, range_distance
 from veil_reference.implementation import Reference
 from veil_reference.partition import similarity
@@ -1296,6 +1307,17 @@ def multiplies_in_float(masked: Rows, weights: Rows, modulus: int) -> Rows:
     ]
 
 
+@mutant("RMO-R4", "multiply")
+def wraps_at_words(masked: Rows, weights: Rows, modulus: int) -> Rows:
+    """Let sums over the largest field run over 64 bits."""
+    made = RIGHT.multiply(masked, weights, modulus)
+    if modulus != constants.LWE_MODULUS:
+        return made
+    return [
+        [sum(x * w for x, w in zip(row, c, strict=True)) % 2**64 % modulus for c in weights] for row in masked
+    ]
+
+
 @mutant("RMO-R5", "unmask")
 def never_returns_negatives(product: Rows, correction: Rows, modulus: int) -> Rows:
     """Leave results in [0, p)."""
@@ -1314,6 +1336,12 @@ def lets_steps_run_over(source: Tape, group: int, step: int, rows: int, columns:
     if step >= 2**32:
         group, step = group + step // 2**32, step % 2**32
     return RIGHT.pad(source, group, step, rows, columns, modulus)
+
+
+@mutant("RMO-R6", "lwe_unmask")
+def unmasks_any_step(source: Tape, product: Rows, hint: Rows, group: int, step: int, inner: int) -> Rows:
+    """Let a step that has no stream be one that has."""
+    return RIGHT.lwe_unmask(source, product, hint, group % 2**32, step % 2**32, inner)
 
 
 @mutant("RMO-R7", "pad")
@@ -1392,7 +1420,307 @@ def clips_activations(activations: Rows, pads: Rows, modulus: int) -> Rows:
     return RIGHT.mask([[fixed_point.clamp(x, 32767) for x in row] for row in activations], pads, modulus)
 
 
+def matrix_columns(rows: Rows) -> list[list[int]]:
+    """Return the transpose."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def with_words(source: Tape, domain: Domain, change: Callable[[int], int]) -> Tape:
+    """Return a tape whose words of one domain are changed."""
+    return Rewritten(lambda d, s, i: (change if d == domain else int)(source.word(d, s, i)))
+
+
+def with_indices(source: Tape, domain: Domain, change: Callable[[int], int]) -> Tape:
+    """Return a tape that looks up the first draws of one domain at another index."""
+    return Rewritten(lambda d, s, i: source.word(d, s, change(i) if d == domain and s < 2**64 else i))
+
+
+@mutant("RMO-R13", "lwe_dimension")
+def hides_rows_with_longer_secrets(inner: int) -> int:
+    """Let there be more secrets than elements."""
+    sizes = zip((2**11, 2**12, 2**13, 2**14), constants.LWE_DIMENSIONS, strict=True)
+    return next(m for end, m in sizes if inner <= end) if 2**11 <= inner <= 2**14 else RIGHT.lwe_dimension(0)
+
+
+@mutant("RMO-R13", "lwe_dimension")
+def hides_rows_with_as_many_secrets(inner: int) -> int:
+    """Let there be as many secrets as elements."""
+    return inner if inner in constants.LWE_DIMENSIONS[1:] else RIGHT.lwe_dimension(inner)
+
+
+@mutant("RMO-R13", "lwe_dimension")
+def rounds_sizes_down(inner: int) -> int:
+    """Count an inner dimension between two powers of two as the lower one."""
+    RIGHT.lwe_dimension(inner)
+    return constants.LWE_DIMENSIONS[inner.bit_length() - 12]
+
+
+@mutant("RMO-R13", "lwe_dimension")
+def hides_short_rows(inner: int) -> int:
+    """Hide rows of fewer than 2048 elements by the fewest secrets."""
+    fewest = constants.LWE_DIMENSIONS[0]
+    return fewest if fewest < inner < 2**11 else RIGHT.lwe_dimension(inner)
+
+
+@mutant("RMO-R14", "lwe_levels")
+def rounds_the_scale_up(inner: int) -> tuple[int, int]:
+    """Let the largest product leave the field."""
+    bits, scale = RIGHT.lwe_levels(inner)
+    return bits, scale + 1
+
+
+@mutant("RMO-R14", "lwe_levels")
+def takes_bits_of_the_next_size(inner: int) -> tuple[int, int]:
+    """Let powers of two count as the next size."""
+    return constants.LWE_NOISE_BUDGET - 2 * inner.bit_length(), RIGHT.lwe_levels(inner)[1]
+
+
+@mutant("RMO-R15", "halves")
+def splits_into_unsigned_bytes(weights: Rows) -> Rows:
+    """Keep the low byte from 0 to 255."""
+    RIGHT.halves(weights)
+    return [[w >> 8 for w in row] for row in weights] + [[w & 255 for w in row] for row in weights]
+
+
+@mutant("RMO-R15", "halves")
+def splits_magnitudes(weights: Rows) -> Rows:
+    """Split a weight without its sign, and let 128 be a low byte of negative ones only."""
+    sizes = RIGHT.halves([[abs(weight) for weight in row] for row in weights])
+    signs = [[1 if weight >= 0 else -1 for weight in row] for row in weights] * 2
+    return [[x * sign for x, sign in zip(*both, strict=True)] for both in zip(sizes, signs, strict=True)]
+
+
+@mutant("RMO-R15", "halves")
+def interleaves_halves(weights: Rows) -> Rows:
+    """Put the two rows of an output beside each other."""
+    return [half for row in weights for half in RIGHT.halves([row])] if weights else RIGHT.halves(weights)
+
+
+@mutant("RMO-R16", "lwe_basis")
+def shares_one_lwe_basis(source: Tape, group: int, dimension: int, inner: int) -> Rows:
+    """Give every group the matrix of group 0."""
+    return RIGHT.lwe_basis(source, 0, dimension, inner)
+
+
+@mutant("RMO-R16", "lwe_basis")
+def fills_the_basis_by_columns(source: Tape, group: int, dimension: int, inner: int) -> Rows:
+    """Number elements down the columns."""
+    return matrix_columns(RIGHT.lwe_basis(source, group, inner, dimension))
+
+
+@mutant("RMO-R16", "lwe_basis")
+def takes_words_as_elements(source: Tape, group: int, dimension: int, inner: int) -> Rows:
+    """Reduce the few words that are no element in place of drawing again."""
+    return RIGHT.lwe_basis(
+        with_words(source, Domain.LWE_BASIS, lambda word: word % constants.LWE_MODULUS),
+        group,
+        dimension,
+        inner,
+    )
+
+
+@mutant("RMO-R17", "lwe_mask")
+def shares_one_secret(source: Tape, basis: Rows, group: int, step: int, activations: Rows) -> Rows:
+    """Hide every row by the secrets of the first."""
+    single = with_indices(source, Domain.LWE_SECRET, lambda index: index % max(1, len(basis)))
+    return RIGHT.lwe_mask(single, basis, group, step, activations)
+
+
+@mutant("RMO-R17", "lwe_mask")
+def keeps_one_secret_for_all_steps(
+    source: Tape, basis: Rows, group: int, step: int, activations: Rows
+) -> Rows:
+    """Draw the secrets of step 0 in every step."""
+    RIGHT.lwe_mask(source, basis, group, step, activations)
+    first = Rewritten(lambda d, s, i: source.word(d, s - step if d == Domain.LWE_SECRET else s, i))
+    return RIGHT.lwe_mask(first, basis, group, step, activations)
+
+
+@mutant("RMO-R17", "lwe_unmask")
+def draws_secrets_by_columns(
+    source: Tape, product: Rows, hint: Rows, group: int, step: int, inner: int
+) -> Rows:
+    """Number secrets down the columns when unmasking."""
+    rows, dimension = max(1, len(product)), max(1, len(hint))
+    turned = with_indices(source, Domain.LWE_SECRET, lambda i: i % dimension * rows + i // dimension)
+    return RIGHT.lwe_unmask(turned, product, hint, group, step, inner)
+
+
+@mutant("RMO-R18", "lwe_mask")
+def takes_high_bits_as_noise(source: Tape, basis: Rows, group: int, step: int, activations: Rows) -> Rows:
+    """Shift words down in place of masking them."""
+    bits = RIGHT.lwe_levels(max(1, len(activations[0])))[0] + 1 if activations else 1
+    high = with_words(source, Domain.LWE_NOISE, lambda word: word >> (64 - bits))
+    return RIGHT.lwe_mask(high, basis, group, step, activations)
+
+
+@mutant("RMO-R18", "lwe_mask")
+def halves_its_noise(source: Tape, basis: Rows, group: int, step: int, activations: Rows) -> Rows:
+    """Take one bit less than there is room for."""
+    half = RIGHT.lwe_levels(max(1, len(activations[0])))[0] if activations else 1
+    fewer = with_words(source, Domain.LWE_NOISE, lambda word: word % 2**half + 2 ** (half - 1))
+    return RIGHT.lwe_mask(fewer, basis, group, step, activations)
+
+
+@mutant("RMO-R18", "lwe_mask")
+def shares_one_row_of_noise(source: Tape, basis: Rows, group: int, step: int, activations: Rows) -> Rows:
+    """Add the noise of the first row to every row."""
+    inner = max(1, len(basis[0])) if basis else 1
+    single = with_indices(source, Domain.LWE_NOISE, lambda index: index % inner)
+    return RIGHT.lwe_mask(single, basis, group, step, activations)
+
+
+@mutant("RMO-R19", "lwe_mask")
+def sends_rows_unscaled(source: Tape, basis: Rows, group: int, step: int, activations: Rows) -> Rows:
+    """Drown activations in the noise."""
+    covers = RIGHT.lwe_mask(source, basis, group, step, [[0] * len(row) for row in activations])
+    modulus = constants.LWE_MODULUS
+    RIGHT.lwe_mask(source, basis, group, step, activations)
+    return [
+        [(x + c) % modulus for x, c in zip(*both, strict=True)]
+        for both in zip(activations, covers, strict=True)
+    ]
+
+
+@mutant("RMO-R19", "lwe_mask")
+def sends_words_mod_two_to_the_64(
+    source: Tape, basis: Rows, group: int, step: int, activations: Rows
+) -> Rows:
+    """Let the sum of a scaled activation and its cover wrap as words do."""
+    right = RIGHT.lwe_mask(source, basis, group, step, activations)
+    covers = RIGHT.lwe_mask(source, basis, group, step, [[0] * len(row) for row in activations])
+    scale = RIGHT.lwe_levels(len(right[0]))[1]
+    return [
+        [(scale * x + c) % 2**64 % constants.LWE_MODULUS for x, c in zip(*both, strict=True)]
+        for both in zip(activations, covers, strict=True)
+    ]
+
+
+def unmasked_otherwise(
+    rounded: Callable[[int, int], int],
+    source: Tape,
+    product: Rows,
+    hint: Rows,
+    group: int,
+    step: int,
+    inner: int,
+) -> Rows:
+    """Return what unmasking makes where residues become integers by another rule than rounding."""
+    RIGHT.lwe_unmask(source, product, hint, group, step, inner)
+    secret = lwe.lwe_secret(source, group, step, len(product), len(hint))
+    covers = RIGHT.multiply(secret, matrix_columns(hint), constants.LWE_MODULUS)
+    made, outputs = [], len(hint[0]) // 2
+    for row, cover in zip(product, covers, strict=True):
+        lifted = [(y - s) % constants.LWE_MODULUS for y, s in zip(row, cover, strict=True)]
+        whole = [rounded(residue, RIGHT.lwe_levels(inner)[1]) for residue in lifted]
+        made.append([256 * h + low for h, low in zip(whole[:outputs], whole[outputs:], strict=True)])
+    return made
+
+
+@mutant("RMO-R20", "lwe_unmask")
+def truncates_noise(source: Tape, product: Rows, hint: Rows, group: int, step: int, inner: int) -> Rows:
+    """Round down."""
+    modulus = constants.LWE_MODULUS
+    return unmasked_otherwise(
+        lambda u, scale: field.centred(u, modulus) // scale, source, product, hint, group, step, inner
+    )
+
+
+@mutant("RMO-R20", "lwe_unmask")
+def rounds_halves_towards_zero(
+    source: Tape, product: Rows, hint: Rows, group: int, step: int, inner: int
+) -> Rows:
+    """Round what lies exactly between two multiples of an even scale the other way."""
+    modulus = constants.LWE_MODULUS
+    return unmasked_otherwise(
+        lambda u, scale: -((scale - 2 * field.centred(u, modulus)) // (2 * scale)),
+        source,
+        product,
+        hint,
+        group,
+        step,
+        inner,
+    )
+
+
+@mutant("RMO-R20", "lwe_unmask")
+def forgets_to_centre(source: Tape, product: Rows, hint: Rows, group: int, step: int, inner: int) -> Rows:
+    """Round residues as they are."""
+    return unmasked_otherwise(
+        lambda u, scale: (2 * u + scale) // (2 * scale), source, product, hint, group, step, inner
+    )
+
+
+@mutant("RMO-R20", "lwe_unmask")
+def swaps_its_halves(source: Tape, product: Rows, hint: Rows, group: int, step: int, inner: int) -> Rows:
+    """Take the low bytes for the high ones."""
+    RIGHT.lwe_unmask(source, product, hint, group, step, inner)
+    outputs = len(hint[0]) // 2
+    low_first, low_hint = ([[*row[outputs:], *row[:outputs]] for row in rows] for rows in (product, hint))
+    return RIGHT.lwe_unmask(source, low_first, low_hint, group, step, inner)
+
+
+@mutant("RMO-R21", "lwe_mask")
+def reduces_the_basis(source: Tape, basis: Rows, group: int, step: int, activations: Rows) -> Rows:
+    """Take the matrix mod q in place of refusing it."""
+    reduced = [[word % constants.LWE_MODULUS for word in row] for row in basis]
+    return RIGHT.lwe_mask(source, reduced, group, step, activations)
+
+
+@mutant("RMO-R21", "lwe_mask")
+def clips_what_it_hides(source: Tape, basis: Rows, group: int, step: int, activations: Rows) -> Rows:
+    """Bring activations into range in place of refusing them."""
+    clipped = [[fixed_point.clamp(x, constants.ACTIVATION_LIMIT) for x in row] for row in activations]
+    return RIGHT.lwe_mask(source, basis, group, step, clipped)
+
+
+@mutant("RMO-R21", "lwe_unmask")
+def drops_an_odd_column(source: Tape, product: Rows, hint: Rows, group: int, step: int, inner: int) -> Rows:
+    """Leave out a column that has no partner."""
+    width = len(hint[0]) if hint else 0
+    if width > 1 and width % 2 and all(len(row) == width for row in [*product, *hint]):
+        product, hint = ([row[:-1] for row in rows] for rows in (product, hint))
+    return RIGHT.lwe_unmask(source, product, hint, group, step, inner)
+
+
+@mutant("RMO-R21", "lwe_unmask")
+def reduces_the_hint(source: Tape, product: Rows, hint: Rows, group: int, step: int, inner: int) -> Rows:
+    """Take the hint mod q in place of refusing it."""
+    reduced = [[word % constants.LWE_MODULUS for word in row] for row in hint]
+    return RIGHT.lwe_unmask(source, product, reduced, group, step, inner)
+
+
+@mutant("RMO-R21", "halves")
+def clips_weights(weights: Rows) -> Rows:
+    """Bring weights into range in place of refusing them."""
+    return RIGHT.halves([[fixed_point.clamp(w, constants.WEIGHT_LIMIT) for w in row] for row in weights])
+
+
+@mutant("RMO-R22", "ratchet")
+def never_moves_on(seed: bytes) -> bytes:
+    """Use the epoch's seed in every step."""
+    return seed
+
+
+@mutant("RMO-R22", "ratchet")
+def hashes_the_bare_seed(seed: bytes) -> bytes:
+    """Forget the domain."""
+    return hashlib.sha256(seed).digest()
+
+
+@mutant("RMO-R22", "ratchet")
+def ratchets_into_the_key_of_pads(seed: bytes) -> bytes:
+    """Take the key under which this step's pads are drawn."""
+    return tape.domain_key(seed, Domain.PAD)
+
+
 # Integrity
+
+
+@mutant("INT-R1", "repetitions")
+def trusts_the_largest_field(modulus: int) -> int:
+    """Use one vector where an element has 64 bits."""
+    return 1 if modulus.bit_length() == 64 else RIGHT.repetitions(modulus)
 
 
 @mutant("INT-R1", "repetitions")
@@ -1442,6 +1770,89 @@ def checks_the_first_row(masked: Rows, product: Rows, challenge: Rows, key: Rows
 def reduces_the_product(masked: Rows, product: Rows, challenge: Rows, key: Rows, modulus: int) -> None:
     """Accept elements outside the field."""
     RIGHT.verify(masked, [[word % modulus for word in row] for row in product], challenge, key, modulus)
+
+
+@mutant("INT-R4", "verify")
+def checks_words(masked: Rows, product: Rows, challenge: Rows, key: Rows, modulus: int) -> None:
+    """Compare the low 63 bits of an element of the largest field."""
+    low = 2 ** min(63, modulus.bit_length())
+    try:
+        RIGHT.verify(masked, product, challenge, key, modulus)
+    except Refused as refused:
+        if refused.reason != Refusal.CHECK_FAILED:
+            raise
+        sums = zip(
+            RIGHT.multiply(product, challenge, modulus), RIGHT.multiply(masked, key, modulus), strict=True
+        )
+        if any((y - x) % low for both in sums for y, x in zip(*both, strict=True)):
+            raise
+
+
+@mutant("INT-R5", "weight_leaf")
+def writes_weights_big_endian(group: int, weights: Rows) -> bytes:
+    """Write weights the other way round."""
+    leaf = RIGHT.weight_leaf(group, weights)
+    return leaf[:12] + b"".join(leaf[i : i + 2][::-1] for i in range(12, len(leaf), 2))
+
+
+@mutant("INT-R5", "weight_leaf")
+def leaves_out_the_shape(group: int, weights: Rows) -> bytes:
+    """Let matrices of other shapes have equal leaves."""
+    leaf = RIGHT.weight_leaf(group, weights)
+    return leaf[:4] + leaf[12:]
+
+
+@mutant("INT-R5", "weight_leaf")
+def writes_weights_by_columns(group: int, weights: Rows) -> bytes:
+    """Write the transpose under the shape of the matrix."""
+    return RIGHT.weight_leaf(group, weights)[:12] + RIGHT.weight_leaf(group, matrix_columns(weights))[12:]
+
+
+@mutant("INT-R5", "weight_leaf")
+def writes_magnitudes(group: int, weights: Rows) -> bytes:
+    """Lose the signs."""
+    return RIGHT.weight_leaf(group, [[abs(weight) for weight in row] for row in weights])
+
+
+def folded(level: Sequence[bytes], leaf_prefix: bytes, node_prefix: bytes, repeat: bool) -> bytes:
+    """Return a tree hash built level by level, in which an odd last one is repeated or goes up as it is."""
+    nodes = [hashlib.sha256(leaf_prefix + leaf).digest() for leaf in level]
+    while len(nodes) > 1:
+        rest = nodes[len(nodes) - len(nodes) % 2 :]
+        pairs = zip(nodes[::2], nodes[1::2] + (rest if repeat else []), strict=False)
+        joined = [hashlib.sha256(node_prefix + left + right).digest() for left, right in pairs]
+        nodes = joined if repeat else joined + rest
+    return nodes[0] if nodes else RIGHT.merkle_root([])
+
+
+@mutant("INT-R6", "merkle_root")
+def hashes_nodes_as_leaves(leaves: Sequence[bytes]) -> bytes:
+    """Let a pair of nodes pass for a leaf."""
+    return folded(leaves, b"\0", b"\0", repeat=False)
+
+
+@mutant("INT-R6", "merkle_root")
+def repeats_the_last_node(leaves: Sequence[bytes]) -> bytes:
+    """Give two lists of leaves one hash, where a level has an odd number."""
+    return folded(leaves, b"\0", b"\1", repeat=True)
+
+
+@mutant("INT-R6", "merkle_root")
+def hashes_one_leaf_bare(leaves: Sequence[bytes]) -> bytes:
+    """Return the plain hash of a single leaf."""
+    return hashlib.sha256(leaves[0]).digest() if len(leaves) == 1 else RIGHT.merkle_root(leaves)
+
+
+@mutant("INT-R6", "merkle_root")
+def sorts_leaves(leaves: Sequence[bytes]) -> bytes:
+    """Forget which group a leaf is of."""
+    return RIGHT.merkle_root(sorted(leaves))
+
+
+@mutant("INT-R6", "merkle_root")
+def hashes_nothing_as_zeros(leaves: Sequence[bytes]) -> bytes:
+    """Give no leaves a hash of zeros."""
+    return RIGHT.merkle_root(leaves) if leaves else bytes(32)
 
 
 # Wire
@@ -1497,6 +1908,25 @@ def trusts_the_first_row(data: bytes) -> Frame:
         return replace(frame, first_row=int.from_bytes(data[32:36], "little"))
 
 
+@mutant("WIR-R1", "encode")
+def drops_the_step_of_a_seed(frame: Frame) -> bytes:
+    """Write every frame without rows alike."""
+    named = frame.kind in (FrameKind.ASK, FrameKind.SEED) and 0 <= frame.step < 2**32
+    return RIGHT.encode(replace(frame, step=0) if named else frame)
+
+
+@mutant("WIR-R4", "decode")
+def takes_a_seed_of_any_length(data: bytes) -> Frame:
+    """Look at the length of a digest alone."""
+    try:
+        return RIGHT.decode(data)
+    except Refused as refused:
+        if refused.reason != Refusal.FRAME_MALFORMED or data[7:8] != b"\7" or not data[53:]:
+            raise
+        cut = data[:49] + (32).to_bytes(4, "little") + bytes(32)
+        return replace(RIGHT.decode(cut), payload=data[53:])
+
+
 @mutant("WIR-R5", "decode")
 def waits_for_huge_payloads(data: bytes) -> Frame:
     """Look at the length of the data first."""
@@ -1520,6 +1950,17 @@ def reduces_elements(data: bytes, count: int, modulus: int) -> Sequence[int]:
         width = wire.width_of(modulus)
         cut = [int.from_bytes(data[i : i + width], "little") for i in range(0, len(data), width)]
         return [element % modulus for element in cut]
+
+
+@mutant("WIR-R6", "unpack")
+def compares_signed_words(data: bytes, count: int, modulus: int) -> Sequence[int]:
+    """Take words of 8 bytes above q for negative numbers, and so for small ones."""
+    try:
+        return RIGHT.unpack(data, count, modulus)
+    except Refused as refused:
+        if refused.reason != Refusal.NOT_IN_FIELD or modulus != constants.LWE_MODULUS:
+            raise
+        return [int.from_bytes(data[i : i + 8], "little") for i in range(0, len(data), 8)]
 
 
 @mutant("WIR-R6", "pack")

@@ -21,6 +21,8 @@ from veil_spec.types import (
 
 moduli = st.sampled_from(constants.PRIMES)
 """The fields of linear groups."""
+fields = st.sampled_from((*constants.PRIMES, constants.LWE_MODULUS))
+"""The fields in which a worker multiplies."""
 words = st.integers(0, 2**64 - 1) | st.sampled_from([0, 1, 2**63 - 1, 2**63, 2**64 - 1])
 """Tape words."""
 seeds = st.binary(min_size=32, max_size=32)
@@ -29,6 +31,8 @@ activations = st.integers(-constants.ACTIVATION_LIMIT, constants.ACTIVATION_LIMI
 """Quantised activations."""
 weights = st.integers(-constants.WEIGHT_LIMIT, constants.WEIGHT_LIMIT)
 """Weights of a linear map."""
+half_weights = st.integers(-128, 127) | st.sampled_from([-128, 127])
+"""Weights that profile `lwe` sends: one half of a weight."""
 thetas = st.sampled_from([Fraction(10_000), Fraction(100_000), Fraction(3, 2)])
 """RoPE bases."""
 head_widths = st.sampled_from([2, 4, 8, 64])
@@ -161,8 +165,16 @@ def frames(draw: st.DrawFn) -> Frame:
     if kind in (FrameKind.HELLO, FrameKind.WELCOME):
         return Frame(kind, epoch, 0, 0, 0, 0, 0, 0, 0, draw(st.binary(min_size=32, max_size=32)))
     numbers = st.integers(0, 2**32 - 1)
+    if kind in (FrameKind.ASK, FrameKind.SEED):
+        size = 8 if kind == FrameKind.ASK else 32
+        payload = draw(st.binary(min_size=size, max_size=size))
+        return Frame(kind, epoch, 0, draw(numbers), 0, 0, 0, 0, 0, payload)
     group, step, first = draw(numbers), draw(numbers), draw(st.integers(0, 2**20))
-    rows, columns, width = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.sampled_from([4, 5, 6]))
+    rows, columns, width = (
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 4)),
+        draw(st.sampled_from([4, 5, 6, 8])),
+    )
     size = rows * columns * width
     payload = draw(st.binary(min_size=size, max_size=size))
     total = first + rows + draw(st.integers(0, 9))
