@@ -118,7 +118,7 @@ def test_the_reference_unmasks_every_matrix_over_a_small_field(monkeypatch: pyte
     Then: the reference functions compose to the exact product.
     Assuming: nothing.
     Proves: RMO-G4.
-    Pins: veil_reference.remo.mask ae160a5c.
+    Pins: veil_reference.remo.mask df7adc50.
     Pins: veil_reference.remo.multiply 0e8fe1d0.
     """
     monkeypatch.setattr(constants, "PRIMES", (7,))
@@ -229,7 +229,7 @@ def test_no_adversary_gains_anything_from_ciphertexts_under_uniform_pads(
     probability 1/2.
     Assuming: RMO-A1.
     Proves: RMO-G1.
-    Pins: veil_reference.remo.mask ae160a5c.
+    Pins: veil_reference.remo.mask df7adc50.
     """
     monkeypatch.setattr(constants, "PRIMES", (SMALL,))
     assert all(

@@ -13,7 +13,8 @@ import torch
 
 from veil_conformance import tiny_model
 from veil_optimized import model as fast
-from veil_optimized.enclave import Enclave, Masking
+from veil_optimized.enclave import Enclave
+from veil_optimized.profiles import Masking
 from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport
 from veil_optimized.worker import Worker, place
@@ -92,7 +93,7 @@ def test_masked_products_equal_plain_products(tmp_path: Path) -> None:
     Then: `Masked` may replace `accumulate`.
     Assuming: nothing.
     Proves: MDL-G1.
-    Pins: veil_reference.model.Masked.__call__ 81257681.
+    Pins: veil_reference.model.Masked.__call__ f8cc08b0.
     Pins: veil_reference.model.accumulate 3776e8f7.
     """
     for path in small_models(tmp_path):

@@ -10,15 +10,19 @@ from fractions import Fraction
 from itertools import product
 from math import isqrt
 from random import Random
-from typing import Final, cast
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
 import pytest
 import torch
+import z3
 
 from veil_optimized import field as fast_field
 from veil_optimized import fixed_point as fast
 from veil_optimized import integrity as fast_integrity
-from veil_reference import fixed_point, remo, tables
+from veil_optimized import lwe as fast_lwe
+from veil_optimized import wide
+from veil_reference import fixed_point, lwe, remo, tables
 from veil_spec import constants
 
 WORD: Final = 2**63
@@ -400,7 +404,7 @@ def test_every_float64_sum_of_a_field_product_is_exact() -> None:
     Then: the products that unmasking relies on are exact.
     Assuming: nothing.
     Proves: RMO-G4.
-    Pins: veil_optimized.field.product 3223c862.
+    Pins: veil_optimized.field.product d9a71321.
     Pins: veil_optimized.field.shift_left 93fbe03a.
     """
     largest = constants.PRIMES[-1]
@@ -550,3 +554,190 @@ def test_negative_control_a_longer_block_or_a_larger_weight_is_noticed() -> None
     assert wide * (2**fast_field.LEFT_BITS - 1) * (2**16 - 1) > FLOAT
     fitting = (constants.PRIMES[0] - 1) // 2 // (constants.ACTIVATION_LIMIT + 1)
     assert remo.choose_modulus([[32639] * (fitting // 32639 + 1)]) > constants.PRIMES[0]
+
+
+# Profile `lwe`: the words of F_q, and its kernels
+
+Q: Final = constants.LWE_MODULUS
+LONG: Final = 140
+"""Bits in which nothing below can wrap."""
+
+
+@pytest.fixture
+def symbolic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the code of veil_optimized.wide run on 64-bit words of z3 in the place of int64 tensors."""
+    monkeypatch.setattr(wide, "torch", SimpleNamespace(where=z3.If))
+
+
+def always(claim: z3.BoolRef) -> bool:
+    """Return whether z3 refutes the negation."""
+    solver = z3.Solver()
+    solver.set("timeout", 60000)
+    solver.add(z3.Not(claim))
+    return bool(solver.check() == z3.unsat)
+
+
+def unsigned(word: Any) -> Any:
+    """Return the unsigned word as a long one."""
+    return z3.ZeroExt(LONG - 64, word)
+
+
+def signed(word: Any) -> Any:
+    """Return the signed word as a long one."""
+    return z3.SignExt(LONG - 64, word)
+
+
+def element(word: Any) -> z3.BoolRef:
+    """Return whether a word is below q."""
+    return z3.ULT(word, z3.BitVecVal(Q, 64))
+
+
+def is_congruent(word: Any, value: Any, most: int) -> z3.BoolRef:
+    """Return whether a word is an element that differs from a long value by 0, q, ... or most times q."""
+    return z3.And(element(word), z3.Or(*(unsigned(word) + k * Q == value for k in range(-1, most + 1))))
+
+
+@pytest.mark.requirement("RMO-G7")
+def test_words_of_f_q_add_subtract_and_centre_exactly(symbolic: None) -> None:
+    """Sums, differences, lifts and signed sums are right mod q for all words, although int64 wraps.
+
+    Given: all elements a and b below q, all signed words (by machine: z3 on 64-bit words, through the code
+    itself).
+    Then: 2**64 = 59 mod q brings back every carry.
+    Assuming: nothing.
+    Proves: RMO-G7.
+    Pins: veil_optimized.wide.add 5a4d8fc3.
+    Pins: veil_optimized.wide.subtract b14f2c84.
+    Pins: veil_optimized.wide.centred 082cb7ac.
+    Pins: veil_optimized.wide.from_signed fef5e96f.
+    """
+    assert adds_exactly()
+    a, b = z3.BitVecs("a b", 64)
+    both = z3.And(element(a), element(b))
+    assert always(z3.Implies(both, is_congruent(wide.subtract(a, b), unsigned(a) - unsigned(b), 0)))
+    assert always(wide.outside(a) == z3.Not(element(a)))
+    lifted, half = signed(wide.centred(a)), Q // 2
+    near = z3.And(-half <= lifted, lifted <= half)
+    same = z3.Or(lifted == unsigned(a), lifted == unsigned(a) - Q)
+    assert always(z3.Implies(element(a), z3.And(near, same)))
+    assert always(is_congruent(wide.from_signed(a), signed(a), 0))
+
+
+def adds_exactly() -> bool:
+    """Return whether z3 finds the code's sum right for all elements."""
+    a, b = z3.BitVecs("a b", 64)
+    right = is_congruent(wide.add(a, b), unsigned(a) + unsigned(b), 1)
+    return always(z3.Implies(z3.And(element(a), element(b)), right))
+
+
+@pytest.mark.requirement("RMO-G7")
+def test_words_of_f_q_shift_exactly(symbolic: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """shift_left(a, n) = a 2**n mod q for every shift of one pass.
+
+    Given: every n from 1 to 56, all words a = out 2**(64 - n) + low (by machine: z3 through the code itself):
+    a 2**n = out 2**64 + rest, the code adds rest mod q and 59 out, both elements, by the sum proved above;
+    out 2**64 = 59 out + out q. Longer shifts are passes of 56 and a rest.
+    Then: limb sums find their places without a word longer than 64 bits.
+    Assuming: nothing.
+    Proves: RMO-G7.
+    Pins: veil_optimized.wide.shift_left ed32cfba.
+    """
+    monkeypatch.setattr(wide, "add", lambda left, right: (left, right))
+    a = z3.BitVec("a", 64)
+    assert always(is_congruent(wide._reduced(cast(Any, a)), unsigned(a), 1))
+    for now in range(1, wide.ROOM + 1):
+        out = z3.LShR(a, 64 - now)
+        rest, carried = cast(tuple[Any, Any], wide.shift_left(cast(Any, a), now))
+        assert always((unsigned(a) << now) == (unsigned(out) << 64 | unsigned(a << now)))
+        assert rest.eq(wide._reduced(cast(Any, a << now)))
+        assert always(z3.And(carried == 59 * out, z3.ULT(out, z3.BitVecVal(2**now, 64))))
+    assert 59 * 2**wide.ROOM < 2**62 < Q
+    assert 2**64 % Q == 59
+
+
+@pytest.mark.requirement("RMO-G7")
+def test_every_limb_sum_over_f_q_is_exact() -> None:
+    """Three limbs of 24 bits against four of 16, or against weights: below 2**53 a block, 2**62 in all.
+
+    Given: inner dimensions and outputs up to the vocabulary, weights of 15 bits and halves (by machine: exact
+    integers from the code's own constants; limbs of every element add up to it: z3).
+    Then: what `from_signed` is given is in its range.
+    Assuming: nothing.
+    Proves: RMO-G7.
+    Pins: veil_optimized.field.product d9a71321.
+    Pins: veil_optimized.field.limbs_of 46553024.
+    Pins: veil_optimized.field._recombined 51633adc.
+    """
+    for right_bits in (fast_field.WEIGHT_BITS, fast_field.FIELD_LIMB_BITS):
+        block = 2 ** (fast_field.FLOAT64_BITS - fast_field.LEFT_BITS - right_bits)
+        blocks = constants.VOCABULARY_LIMIT // block + 1
+        assert largest_limb_sum(right_bits, constants.VOCABULARY_LIMIT) < FLOAT
+        assert blocks < 2**9 and blocks * largest_limb_sum(right_bits, constants.VOCABULARY_LIMIT) < 2**62
+    word = z3.BitVec("word", 64)
+    for bits in (fast_field.LEFT_BITS, fast_field.FIELD_LIMB_BITS):
+        widths = [min(bits, 64 - start) for start in range(0, 64, bits)]
+        limbs = [((word >> n * bits) & (2**width - 1)) << n * bits for n, width in enumerate(widths)]
+        assert always(z3.Sum(*limbs) == word)
+    extremes = torch.tensor([[-60, -(2**63), 2**63 - 1, 0, 58 - 2**63]])
+    for bits in (fast_field.LEFT_BITS, fast_field.FIELD_LIMB_BITS):
+        joined = [0] * 5
+        for n, limb in enumerate(fast_field.limbs_of(extremes, bits, Q)):
+            joined = [total + (int(part) << n * bits) for total, part in zip(joined, limb[0], strict=True)]
+        assert joined == [value % 2**64 for value in extremes[0].tolist()]
+
+
+@pytest.mark.requirement("RMO-G7")
+def test_masking_and_unmasking_of_profile_lwe_stay_inside_the_word() -> None:
+    """D x + e is below 2**57, and the floor of a lift by D with its remainder rounds as RMO-R20 says.
+
+    Given: all 16,384 inner dimensions (by machine: exact intervals); U = D t + r with 0 <= r < D for any D,
+    so that 2 U + D is 2 D t and 2 r + D (by machine: z3); columns of halves up to q / 2 over D, times 256.
+    Then: int64 holds what the code adds, multiplies and compares; D t may wrap, r comes back all the same.
+    Assuming: nothing.
+    Proves: RMO-G7.
+    Pins: veil_optimized.lwe.lwe_levels 27ad63c5.
+    """
+    for inner in range(1, constants.INNER_LIMIT + 1):
+        bits, scale = fast_lwe.lwe_levels(inner)
+        assert (bits, scale) == lwe.lwe_levels(inner)
+        assert (within(constants.ACTIVATION_LIMIT) * scale + within(2**bits)).reach < 2**57
+        assert (within(Q // 2 // scale + 1) * 257).reach < 2**46
+    scale, r = z3.Ints("scale r")
+    up = z3.If(r >= scale - r, 1, 0)
+    top = 2 * r + scale - 2 * scale * up
+    given = z3.And(scale > 0, r >= 0, r < scale)
+    assert always(z3.Implies(given, z3.And(top >= 0, top < 2 * scale)))
+
+
+@pytest.mark.requirement("RMO-G7")
+def test_products_over_f_q_of_the_largest_operands_are_exact() -> None:
+    """The optimized products over q of all q - 1 equal plain integers.
+
+    Given: the longest inner dimension of a group, field operands, weights and halves (checked).
+    Then: the bounds above are those of the code that runs.
+    Assuming: nothing.
+    Proves: RMO-G7.
+    """
+    for inner in (1, constants.INNER_LIMIT, constants.INNER_LIMIT + 1):
+        left = torch.full((1, inner), Q - 1 - 2**64, dtype=torch.int64)
+        for weight in (-constants.WEIGHT_LIMIT, constants.WEIGHT_LIMIT, -128):
+            weights = torch.full((1, inner), weight, dtype=torch.float64)
+            assert int(fast_field.multiply(left, weights, Q)) % 2**64 == -inner * weight % Q
+        squared = fast_field.product(left, fast_field.field_operand(left, Q), Q)
+        assert int(squared) % 2**64 == inner % Q
+
+
+def test_negative_control_another_fold_or_a_bare_floor_is_noticed(
+    symbolic: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same claims fail with 57 for 59, and a floor without its correction does not round.
+
+    Controls: RMO-G7.
+    """
+    a = z3.BitVec("a", 64)
+    monkeypatch.setattr(wide, "FOLD", 57)
+    assert not adds_exactly()
+    assert not always(wide.outside(a) == z3.Not(element(a)))
+    scale, r = z3.Ints("scale r")
+    down = 2 * r + scale
+    assert not always(z3.Implies(z3.And(scale > 0, r >= 0, r < scale), down < 2 * scale))

@@ -1,4 +1,7 @@
-"""Profile `rank` tells the worker X' N = X N for the null space N of its basis, and nothing more."""
+"""Profile `rank` tells the worker X' N = X N for the null space N of its basis, and nothing more.
+
+Several bases for one row tell that much each, up to the whole row.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -122,7 +125,7 @@ def test_pads_of_the_reference_leak_their_null_space_in_every_field() -> None:
     Then: width - m functions of each row are read off exactly.
     Assuming: nothing.
     Proves: RMO-G5.
-    Pins: veil_reference.remo.rank_basis 19f28ccd.
+    Pins: veil_reference.remo.rank_basis a3ce5184.
     """
     rows = [[1, -2, 3, -32767, 32767, 0], [5, 5, 5, 5, 5, 5]]
     for modulus, rank in product(constants.PRIMES, range(1, 6)):
@@ -154,3 +157,96 @@ def test_negative_control_a_full_pad_leaks_nothing(monkeypatch: pytest.MonkeyPat
     rows = [[1, -2, 3, 4]]
     masked = remo.mask(rows, remo.pad(words, 7, 1, 1, 4, modulus), modulus)
     assert times(masked, functions, modulus) != times(rows, functions, modulus)
+
+
+# Stacked bases: one row, masked with several
+
+
+def side_by_side(bases: Sequence[Rows], modulus: int) -> list[list[int]]:
+    """Return [N_1 | ... | N_t] as its columns: the null vectors of each basis in turn."""
+    return [vector for basis in bases for vector in null_space(basis, modulus)]
+
+
+def rank_of(rows: Rows, modulus: int) -> int:
+    """Return the rank over F_p."""
+    return len(rows[0]) - len(null_space(rows, modulus))
+
+
+def row_spaces(rank: int) -> list[Rows]:
+    """Return one basis of each subspace of that rank of the small field's rows of width 3."""
+    spaces: dict[tuple[tuple[int, ...], ...], Rows] = {}
+    for basis in bases(rank):
+        spaces.setdefault(tuple(map(tuple, null_space(basis, SMALL))), basis)
+    return list(spaces.values())
+
+
+@pytest.mark.requirement("RMO-G5")
+def test_independent_bases_leak_as_many_functions_as_they_have_null_vectors_and_no_more() -> None:
+    """[N_1 | ... | N_t] has rank at most min(d, t (d - m)), and generic bases reach it.
+
+    Given: p = 3, d = 3, every choice of 1 to 3 subspaces of rank 2 and of rank 1 (by machine: complete). The
+    bound counts columns and rows. A minor of that size is a polynomial in the entries of the bases that is 0
+    for no generic choice, so that uniform bases miss it with probability of the order of 1 / p (argued).
+    Then: the same row under t bases tells min(d, t (d - m)) functions of itself.
+    Assuming: nothing.
+    Proves: RMO-G5.
+    """
+    for rank, count in ((2, 13), (1, 13)):
+        spaces = row_spaces(rank)
+        assert len(spaces) == count
+        for t in (1, 2, 3):
+            most = min(WIDTH, t * (WIDTH - rank))
+            ranks = Counter(rank_of(side_by_side(stack, SMALL), SMALL) for stack in product(spaces, repeat=t))
+            assert max(ranks) == most and ranks[most] * 2 > ranks.total()
+
+
+def stacked_leak(
+    groups: Sequence[int], width: int, rank: int, modulus: int
+) -> tuple[list[list[int]], list[int], list[int]]:
+    """Return ([N_1 | ... | N_t] as columns, what the worker computes of one row with it, the row)."""
+    words, row = tape.SeededTape(bytes(constants.SEED_BYTES)), [32767, -32767, 5, 0, -1, 12345][:width]
+    stacked, seen = list[list[int]](), list[int]()
+    for group in groups:
+        basis = remo.rank_basis(words, group, rank, width, modulus)
+        masked = remo.mask([row], remo.rank_pad(words, basis, group, 0, 1, modulus), modulus)
+        functions = null_space(basis, modulus)
+        stacked += functions
+        seen += times(masked, functions, modulus)[0]
+    return stacked, seen, row
+
+
+def solved(functions: Rows, values: Row, modulus: int) -> list[list[int]]:
+    """Return a basis of the vectors (x, 1) with functions . x = values, scaled, and of those with 0 for 1."""
+    equations = [[*function, -value % modulus] for function, value in zip(functions, values, strict=True)]
+    return null_space(equations, modulus)
+
+
+@pytest.mark.requirement("RMO-G5")
+def test_with_enough_independent_bases_the_worker_solves_for_the_row() -> None:
+    """t (d - m) >= d gives the row itself, at any layer and without a vocabulary.
+
+    Given: d = 6, the reference's pads under bases of t groups, three fields, m = 1 to 5, t = 1 to 7 (by
+    machine: one example each, exact rank over F_p).
+    Then: rank min(d, t (d - m)); at d the linear system has one solution, and it is the row.
+    Assuming: nothing.
+    Proves: RMO-G5.
+    Pins: veil_reference.remo.rank_pad db3e8e90.
+    """
+    for modulus, rank, t in product(constants.PRIMES, range(1, 6), range(1, 8)):
+        stacked, seen, row = stacked_leak(range(t), 6, rank, modulus)
+        assert rank_of(stacked, modulus) == min(6, t * (6 - rank))
+        solutions = solved(stacked, seen, modulus)
+        assert len(solutions) == 7 - min(6, t * (6 - rank))
+        if t * (6 - rank) >= 6:
+            assert solutions == [[*(x % modulus for x in row), 1]]
+
+
+def test_negative_control_the_same_basis_again_tells_nothing_new() -> None:
+    """t times one basis has rank d - m, and the row stays one of p**m.
+
+    Controls: RMO-G5.
+    """
+    for modulus, rank in product(constants.PRIMES, (1, 3, 5)):
+        stacked, seen, _ = stacked_leak([0] * 7, 6, rank, modulus)
+        assert rank_of(stacked, modulus) == 6 - rank
+        assert len(solved(stacked, seen, modulus)) == 1 + rank
