@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from veil_conformance import tiny_model
-from veil_conformance.attacks import null_space, view
+from veil_conformance.attacks import base, nearest, null_space, view
 from veil_conformance.attacks.null_space import Vocabulary
-from veil_optimized.enclave import Enclave, Masking
+from veil_optimized.enclave import Enclave
 from veil_optimized.model import Decoder, Model, load
+from veil_optimized.profiles import Masking
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape, field_elements
 from veil_optimized.transcript import Header
@@ -92,7 +93,8 @@ def test_without_a_mask_the_nearest_row_is_the_token(model: Model) -> None:
     words, tokens = null_space.vocabulary(model), some_tokens(50)
     modulus = model.groups[0].modulus
     open_rows = words.rows[np.array(tokens)].astype(np.int64) % modulus
-    assert null_space.nearest(null_space.Seen(modulus, open_rows, None), words) == tokens
+    worker = base.View(50, (null_space.Seen(modulus, open_rows, None).sighting,))
+    assert nearest.guess(base.Public(words), worker) == tokens
 
 
 def test_rows_of_the_vocabulary_are_what_the_enclave_masks(model: Model) -> None:
