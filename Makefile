@@ -5,9 +5,10 @@ INSTALLED := $(VENV)/installed
 MODEL := $(VENV)/model
 HOUSE_TESTS := $(addprefix conformance_tests/test_,$(addsuffix .py,\
 	traceability constants imports reference_size removals))
+SUITES := $(addprefix conform-,veil_reference veil_optimized)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test audit audit-sanitizer bench soak vectors spec
+.PHONY: help setup lint check test audit audit-sanitizer bench soak vectors spec $(SUITES)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -34,9 +35,12 @@ check: lint ## lint, and whether spec, code, tests and constants agree
 	$(BIN)/python -m pytest -q $(HOUSE_TESTS)
 
 test: lint ## all of check, the conformance suite for both implementations, proofs, properties and mutants
-	$(BIN)/python -m veil_conformance --impl veil_reference
-	$(BIN)/python -m veil_conformance --impl veil_optimized
-	$(BIN)/python -m pytest
+	$(MAKE) --jobs 2 $(SUITES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+$(SUITES): conform-%: $(INSTALLED)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m veil_conformance --impl $* > $(VENV)/$@.log 2>&1; \
+	status=$$?; cat $(VENV)/$@.log; exit $$status
 
 audit: $(MODEL) ## run a real model with masked layers, attack it, check every claim, write build/audit/report.html
 	$(BIN)/veil audit
@@ -44,8 +48,15 @@ audit: $(MODEL) ## run a real model with masked layers, attack it, check every c
 audit-sanitizer: $(INSTALLED) ## show that every shipped broken sanitizer is rejected and no correct one
 	$(BIN)/veil audit-sanitizer
 
-soak: $(INSTALLED) ## the long counts: 200 kills of a process that charges a ledger
+$(VENV)/fuzz: $(INSTALLED)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[fuzz]'
+	touch $@
+
+soak: $(VENV)/fuzz ## the long counts: a million inputs to all that a peer reaches, 700 kills, every order of three events
+	cd conformance_tests && PYTHONPATH=. $(CURDIR)/$(BIN)/python -m fuzz.soak
 	VEIL_LEDGER_KILLS=200 $(BIN)/python -m pytest -q conformance_tests/test_ledger.py -k random_moments
+	VEIL_KILLS=500 $(BIN)/python -m pytest -q conformance_tests/test_kills.py -k random_moments
+	VEIL_FRESHNESS_EVENTS=3 $(BIN)/python -m pytest -q proofs/prove_freshness.py
 
 bench: $(INSTALLED) ## ratios of time against a baseline in the same run
 	$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py test_*.py' -o python_functions='bench_* test_*'

@@ -51,14 +51,27 @@ MUTANTS = {
     ),
     "RMO-P1": (
         "optimized/veil_optimized/enclave.py",
-        "        return remo.unmask(",
-        "        self._multiplied(group, step, masked)\n        return remo.unmask(",
+        "        return reveal(",
+        "        self._multiplied(self._sent[group.number], step, masked)\n        return reveal(",
     ),
     "RMO-P2": (
         "optimized/veil_optimized/enclave.py",
         "self.masking.seed or os.urandom(constants.SEED_BYTES)",
         "self.masking.seed or bytes(constants.SEED_BYTES)",
     ),
+    "RMO-P3": ("optimized/veil_optimized/remo.py", "self._open.pop(step).erase()", "self._open.pop(step)"),
+    "RMO-P4": (
+        "optimized/veil_optimized/dealer.py",
+        "return bytearray(os.urandom(constants.SEED_BYTES))",
+        "return bytearray(constants.SEED_BYTES)",
+    ),
+    "RMO-P5": (
+        "optimized/veil_optimized/dealer.py",
+        "            check.verify(pads, correction)\n",
+        "            pass\n",
+    ),
+    "RMO-P6": ("optimized/veil_optimized/dealer.py", "if epoch in self._names:", "if False:"),
+    "WIR-P11": ("optimized/veil_optimized/dealer.py", "if first < self._next:", "if False:"),
     "INT-P1": ("optimized/veil_optimized/enclave.py", "check.verify(masked, product)", "pass"),
     "WIR-P1": (
         "optimized/veil_optimized/transport.py",
@@ -83,6 +96,13 @@ MUTANTS = {
         "(FrameKind.PRODUCT, message.epoch, message.group, message.step)",
         "(FrameKind.PRODUCT, message.epoch, message.group, 0)",
     ),
+    "WIR-P8": ("optimized/veil_optimized/session.py", "except StreamLost:", "except Refused:"),
+    "WIR-P9": (
+        "optimized/veil_optimized/serving.py",
+        "if stream.silent_s() > self._idle_s]",
+        "if False]",
+    ),
+    "WIR-P10": ("optimized/veil_optimized/serving.py", "if stream.between:", "if True:"),
 }
 """Requirement to (file, code, wrong code)."""
 

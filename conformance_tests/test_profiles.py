@@ -1,4 +1,4 @@
-"""Profiles `pad` and `lwe` in the enclave: exact at full size, fresh by mechanism, refused where they must."""
+"""Profiles `pad` and `lwe` in the enclave: exact at full size, fresh by mechanism, refused in time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

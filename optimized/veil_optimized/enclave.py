@@ -3,8 +3,8 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,8 +12,9 @@ from typing import Final
 import torch
 
 from veil_optimized import integrity, remo
+from veil_optimized.dealer import Contact, DealerMinter, DealerTransport
 from veil_optimized.model import Group, Model
-from veil_optimized.profiles import Masking, Padded, profile_of
+from veil_optimized.profiles import Masking, profile_of
 from veil_optimized.remo import Minter, Outsourced
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
@@ -111,15 +112,14 @@ class Enclave:
     def mint_ahead(self, first_step: int, steps: int) -> None:
         """Prepare the pads of one-token steps first_step to first_step + steps - 1, off the critical path.
 
-        Only a local minter prepares anything.
+        A dealer is asked for them; profiles without a minter prepare nothing.
         """
-        minter = self._profile.minter if isinstance(self._profile, Padded) else None
-        if not isinstance(minter, remo.LocalMinter) or not steps:
-            return
-        start, before = time.perf_counter(), minter.macs
-        minter.mint(self._model.groups, first_step, steps)
-        self.cost.mint_seconds += time.perf_counter() - start
-        self.cost.macs_offline += minter.macs - before
+        start, before = time.perf_counter(), self._profile.macs
+        with self._ending_on_failure():
+            self._profile.ahead(self._model.groups, first_step, steps)
+        if self._profile.macs > before:
+            self.cost.mint_seconds += time.perf_counter() - start
+            self.cost.macs_offline += self._profile.macs - before
 
     def products(self, group: Group, rows: torch.Tensor) -> torch.Tensor:
         """Return the exact integer products of 16-bit rows, int64 [n, outputs], computed by the worker.
@@ -131,11 +131,21 @@ class Enclave:
         if self._witness is not None:
             self._witness(group.number, step, rows)
         start, before = time.perf_counter(), self._profile.macs
-        masked, reveal = self._profile.hide(group, step, rows)
+        with self._ending_on_failure():
+            masked, reveal = self._profile.hide(group, step, rows)
         if self._profile.macs > before:
             self.cost.mint_seconds += time.perf_counter() - start
             self.cost.macs_online += self._profile.macs - before
         return reveal(self._multiplied(self._sent[group.number], step, masked))
+
+    @contextmanager
+    def _ending_on_failure(self) -> Iterator[None]:
+        """End the epoch, without another word to the worker, when there is no mask for a row."""
+        try:
+            yield
+        except BaseException:
+            self.channel.close()
+            raise
 
     def _multiplied(self, sent: Outsourced, step: int, masked: torch.Tensor) -> torch.Tensor:
         """Return the worker's product, verified.
@@ -162,16 +172,25 @@ def epoch(
     masking: Masking | None = None,
     transcript: Path | None = None,
     deadline_s: float = DEADLINE_S,
+    dealer: Contact | None = None,
+    witness: Witness | None = None,
 ) -> Iterator[Enclave]:
     """Yield an enclave in a fresh epoch with the worker at an address. Refuses: as Enclave does."""
     masking = masking or Masking()
     name = os.urandom(constants.EPOCH_BYTES)
     transport: Transport = GrpcTransport(address, deadline_s)
     if transcript is not None:
-        header = Header(__version__, model.digest, masking.profile, masking.rank, name, _fields(model.groups))
+        header = Header(
+            __version__, model.digest, masking.profile, masking.rank, name, _fields(model, masking)
+        )
         transport = RecordingTransport(transport, transcript, header)
-    with Channel(transport, name) as channel:
-        enclave = Enclave(model, channel, masking)
+    with ExitStack() as stack, Channel(transport, name) as channel:
+        minter = None
+        if dealer is not None:
+            stream = DealerTransport(dealer.address, dealer.credentials, deadline_s)
+            minter = stack.enter_context(DealerMinter(stream, name, model))
+            minter.open()
+        enclave = Enclave(model, channel, masking, minter, witness)
         enclave.open()
         yield enclave
 
@@ -180,5 +199,7 @@ def _vectors(check: integrity.Check) -> int:
     return int(check.secret.limbs.shape[1])
 
 
-def _fields(groups: Sequence[Group]) -> tuple[int, ...]:
-    return tuple(group.modulus for group in groups)
+def _fields(model: Model, masking: Masking) -> tuple[int, ...]:
+    """Return the field that each group is sent in."""
+    wide = masking.profile == "lwe"
+    return tuple(constants.LWE_MODULUS if wide else group.modulus for group in model.groups)

@@ -1,6 +1,6 @@
 """The mask profiles behind one interface: what is sent for a row, and how the answer is opened."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Protocol
@@ -75,6 +75,10 @@ class Profile(Protocol):
         """Return the first step from this one on that so many rows can be masked in."""
         ...
 
+    def ahead(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
+        """Prepare one-row steps first_step to first_step + steps - 1, where that can be done ahead."""
+        ...
+
     def hide(self, group: Outsourced, step: int, rows: torch.Tensor) -> Hidden:
         """Return masked rows and what opens the answer. Refuses: PAD_REUSED, what `mask` refuses."""
         ...
@@ -105,6 +109,10 @@ class Padded:
     def first_step(self, group: Outsourced, step: int, rows: int) -> int:
         """Return the first step from this one on that the minter has pads for."""
         return self.minter.first_step(group, step, rows)
+
+    def ahead(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
+        """Let the minter prepare pads."""
+        self.minter.mint(groups, first_step, steps)
 
     def hide(self, group: Outsourced, step: int, rows: torch.Tensor) -> Hidden:
         """Return rows plus pads; the pads are overwritten. Refuses: PAD_REUSED, what `mask` refuses."""
@@ -158,6 +166,9 @@ class Lwe:
     def first_step(self, group: Outsourced, step: int, rows: int) -> int:
         """Return the first step from this one on whose seed is there."""
         return self._ratchet.first_open(step)
+
+    def ahead(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
+        """Return nothing: no work is done ahead yet."""
 
     def hide(self, group: Outsourced, step: int, rows: torch.Tensor) -> Hidden:
         """Return D X + S A + E and what rounds it away. Refuses: PAD_REUSED, what `lwe_mask` refuses."""

@@ -223,6 +223,10 @@ class Minter(Protocol):
         """Return the first step from this one on whose pads can be had for so many rows."""
         ...
 
+    def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
+        """Prepare the one-row pads of all groups for some steps, where that can be done ahead."""
+        ...
+
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads [rows, inner], pads times weights [rows, outputs]); the caller overwrites them."""
         ...
@@ -250,7 +254,7 @@ class LocalMinter:
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads, corrections), minted ahead or now. Refuses: PAD_REUSED."""
         self._used.burn(group.number, step)
-        self._forget(group, step)
+        self._forget(step)
         ready = self._ahead.pop((group.number, step), None)
         if ready is not None and rows == 1:
             return ready
@@ -258,10 +262,10 @@ class LocalMinter:
         pads = pad(tape, group.number, step, rows, group.weights.shape[1], group.modulus)
         return pads, self._corrected(group, pads)
 
-    def _forget(self, group: Outsourced, step: int) -> None:
-        """Overwrite what is left of earlier steps: seeds, and pads minted for this group."""
+    def _forget(self, step: int) -> None:
+        """Overwrite what is left of earlier steps: seeds, and pads of every group."""
         self._ratchet.forget_before(step)
-        for left in [key for key in self._ahead if key[0] == group.number and key[1] < step]:
+        for left in [key for key in self._ahead if key[1] < step]:
             for elements in self._ahead.pop(left):
                 elements.zero_()
 
@@ -270,6 +274,8 @@ class LocalMinter:
 
         Their seeds are gone afterwards; steps that were passed over stay open.
         """
+        if not steps:
+            return
         numbers = range(first_step, first_step + steps)
         tapes = [self._ratchet.tape(step) for step in numbers]
         for group in groups:
@@ -299,6 +305,9 @@ class RankMinter:
     def first_step(self, group: Outsourced, step: int, rows: int) -> int:
         """Return the first step from this one on whose seed is there."""
         return self._ratchet.first_open(step)
+
+    def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
+        """Return nothing: no work is done ahead."""
 
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads, corrections) of this step. Refuses: PAD_REUSED."""

@@ -70,7 +70,7 @@ class Writer:
     """A transcript file that is being written. Implements: WIR-P1."""
 
     def __init__(self, path: Path, header: Header) -> None:
-        self._file = path.open("wb")
+        self._file = path.open("wb", buffering=0)
         encoded = encode_header(header)
         self._file.write(constants.TRANSCRIPT_MAGIC + LENGTH.pack(len(encoded)) + encoded)
 
