@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
-from fractions import Fraction
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Final
@@ -27,18 +26,30 @@ import tiny_checkpoint
 from veil.importer import import_model
 from veil.text import Text
 from veil_conformance import tiny_model
-from veil_conformance.attacks import null_space
-from veil_conformance.audit import decoding, evidence, faithful, lying, picture, report, statistics
-from veil_conformance.audit.attacking import DECODED, Attacker, Outcome
+from veil_conformance.attacks import annihilator, base
+from veil_conformance.audit import (
+    charts,
+    decoding,
+    evidence,
+    faithful,
+    lying,
+    picture,
+    random_model,
+    report,
+    statistics,
+)
+from veil_conformance.audit.attacking import DECODED, Attacker
 from veil_conformance.audit.claims import soundness
 from veil_conformance.audit.decoding import Checking
 from veil_conformance.audit.options import Options
 from veil_conformance.audit.report import Claim, Json
 from veil_conformance.audit.run import audit
+from veil_conformance.audit.trials import Plan
 from veil_optimized import transcript
-from veil_optimized.enclave import Enclave, Masking, epoch
+from veil_optimized.enclave import Enclave, epoch
 from veil_optimized.generate import generate
 from veil_optimized.model import Decoder, Model, load
+from veil_optimized.profiles import Masking
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
 from veil_optimized.transcript import Direction, Header, Writer
@@ -50,6 +61,16 @@ from veil_spec.refusals import Refusal
 
 VOID: Final = {"meta", "img", "br", "link", "input", "hr"}
 SHOWN_VERDICTS: Final = {"holds": "holds", "FAILS": "fails", "not claimed": "not_claimed"}
+PLAN: Final = Plan(
+    tokens=256,
+    least=256,
+    prompts=40,
+    wide=replace(random_model.SMALL, width=48, layers=1, vocabulary=256),
+    small=replace(random_model.SMALL, width=24, inner=8, vocabulary=24),
+    dimension=24,
+    likelihood=1.0,
+)
+"""Few tokens, of models that take no time."""
 NUMBER: Final = re.compile(r"(?<![\w.\-/])[-+]?\d[\d.,]*(?![\w\-/])")
 """A number that stands alone: not part of a word, an ID or a path."""
 
@@ -65,6 +86,7 @@ def options_for(base: Path, output: str) -> Options:
         new_tokens=6,
         attacked_tokens=340,
         suites=False,
+        plan=PLAN,
     )
 
 
@@ -177,8 +199,20 @@ def columns(address: str) -> tuple[list[str], list[str]]:
     return [said for _, said in sorted(left)], [said for _, said in sorted(right)]
 
 
+def texts_of(address: str) -> list[str]:
+    """Return every text of a picture."""
+    svg = ElementTree.fromstring(base64.b64decode(address.removeprefix("data:image/svg+xml;base64,")))
+    return ["".join(text.itertext()) for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+
+
 def picture_problems(reader: Reader, content: Json) -> Iterator[str]:
-    """Yield each profile whose picture has other tokens, guesses, marks or order than report.json."""
+    """Yield each picture that has other texts, guesses, marks or order than report.json."""
+    for subject in report.subjects(content):
+        alt = next(alt for alt in reader.pictures if alt.startswith(f"Heat map, {subject}:"))
+        squares = [charts.said(square) for square in report.squares(content, subject)]
+        shown = texts_of(reader.pictures[alt])
+        if sorted(squares) != sorted(text for text in shown if text in squares):
+            yield f"heat map, {subject}"
     for profile in ("rank", "pad"):
         alt = f"Profile {profile}: tokens, integers, field elements and guesses"
         words = [picture.visible(str(token)) for token in as_list(value_at(content, "picture.tokens"))]
@@ -218,7 +252,7 @@ def test_the_audit_fails_on_what_it_measures(folder: Path, monkeypatch: pytest.M
     """A wrong word, a wrong reference word, flips, no check, and an attack that finds nothing."""
     step, compare = reference_model.Decoder.step, faithful.compare
     stepwise = decoding.plain_stepwise
-    guess = null_space.Guess(0, False)
+    guess = annihilator.Guess(0, False)
 
     def wrong_word(model: Model, told: decoding.Told, cost: decoding.Cost) -> torch.Tensor:
         rows = stepwise(model, told, cost)
@@ -229,7 +263,8 @@ def test_the_audit_fails_on_what_it_measures(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(decoding, "epoch", lambda model, address: epoch(model, address, Masking(check=False)))
     monkeypatch.setattr(reference_model.Decoder, "step", lambda self, token: [0, *step(self, token)[1:]])
     monkeypatch.setattr(faithful, "compare", lambda pairs: compare([(a, -b) for a, b in pairs]))
-    monkeypatch.setattr(null_space, "guesses", lambda seen, words, basis: [guess] * len(seen.masked))
+    monkeypatch.setattr(annihilator, "guesses", lambda seen, words, basis: [guess] * len(seen.masked))
+    monkeypatch.setattr(annihilator, "looked_up", lambda words, seen: [None] * len(seen.positions))
     assert audit(options_for(folder, "broken")) is False
     broken: dict[str, Json] = json.loads((folder / "broken" / "report.json").read_text("utf-8"))
     verdicts = {value_at(claim, "id"): value_at(claim, "verdict") for claim in as_list(broken["claims"])}
@@ -237,8 +272,9 @@ def test_the_audit_fails_on_what_it_measures(folder: Path, monkeypatch: pytest.M
         "masked-equals-plain",
         "optimized-equals-reference",
         "faithful",
-        "rank-leaks-1/2",
-        "rank-leaks-9/10",
+        "rank-is-read",
+        "schemes-are-read",
+        "recorded-letter",
         "check-soundness",
     }
     assert value_at(broken, "bit_identity.masked_vs_plain") is False
@@ -266,7 +302,8 @@ def recorded(model: Model, path: Path, prompt: list[int]) -> None:
 
 def as_predicted(model: Model, path: Path, prompt: list[int]) -> bool:
     """Return whether a transcript shows what a prompt of this length predicts."""
-    attacker = Attacker(model, "nowhere", prompt, path.parent, lambda: SeededTape(bytes(32)))
+    words = base.vocabulary(model)
+    attacker = Attacker(model, words, "nowhere", prompt, path.parent, lambda: SeededTape(bytes(32)))
     return attacker.exposure(path).as_predicted
 
 
@@ -367,10 +404,14 @@ def test_every_claim_and_every_number_of_the_page_is_the_reports(page: str, cont
     for section in ("cost", "bit_identity", "epsilon", "verdict"):
         hidden = {"verdict.all_hold"}
         assert {f"{section}.{name}" for name in as_dict(content[section])} - hidden <= keys
-    for number, attack in enumerate(as_list(content["attacks"])):
-        for name in ("attack", "profile", "m_over_d", "recovered", "chance", "tokens", "expected"):
-            assert f"attacks.{number}.{name}" in keys
-        assert (f"attacks.{number}.paired.p_value" in keys) == (value_at(attack, "paired") is not None)
+    for number, cell in enumerate(as_list(value_at(content, "matrix.cells"))):
+        key = f"matrix.cells.{number}"
+        if value_at(cell, "expected") != "refused":
+            for name in ("subject", "attack", "target", "expected", "holds", "tokens", "named", "chance"):
+                assert f"{key}.{name}" in keys
+        assert (f"{key}.paired.p_value" in keys) == (value_at(cell, "paired") is not None)
+    for number in range(len(as_list(content["weights"]))):
+        assert {f"weights.{number}.{name}" for name in ("material", "recovered", "trusted")} <= keys
 
 
 def as_dict(value: Json) -> dict[str, Json]:
@@ -380,7 +421,7 @@ def as_dict(value: Json) -> dict[str, Json]:
 
 @pytest.mark.parametrize(
     "key",
-    ["cost.masked_s", "attacks.0.recovered", "claims.0.verdict", "claims.1.title", "faithful.positions"],
+    ["cost.masked_s", "matrix.cells.0.named", "claims.0.verdict", "claims.1.title", "faithful.positions"],
 )
 def test_a_page_of_another_report_is_noticed(page: str, content: dict[str, Json], key: str) -> None:
     other = copy.deepcopy(content)
@@ -451,6 +492,7 @@ def test_the_page_has_its_order_and_stands_alone(page: str) -> None:
         "Claims",
         "The picture",
         "Attacks",
+        "Weights",
         "Cost",
         "Environment",
     ]
@@ -458,7 +500,7 @@ def test_the_page_has_its_order_and_stands_alone(page: str) -> None:
     assert not reader.tags & {"script", "link", "iframe", "object", "embed", "base"}
     assert not [where for where in reader.addresses if re.match(r"(?!data:image/svg)[a-z]+:|//|/", where)]
     assert not re.search(r"@import|url\(|\son[a-z]+=", page)
-    assert sum(where.startswith("data:image/svg+xml;base64,") for where in reader.addresses) == 2
+    assert sum(where.startswith("data:image/svg+xml;base64,") for where in reader.addresses) == 6
 
 
 def test_links_lead_to_files_of_the_tree(folder: Path, page: str, root: Path) -> None:
@@ -475,7 +517,9 @@ def test_text_of_the_model_cannot_become_markup(content: dict[str, Json]) -> Non
     assert "<script" not in report.render(other)
 
 
-@pytest.mark.parametrize("section", ["claims", "attacks", "cost", "verdict", "environment"])
+@pytest.mark.parametrize(
+    "section", ["claims", "matrix", "weights", "profiles", "cost", "verdict", "environment"]
+)
 def test_a_report_without_a_section_is_refused(content: dict[str, Json], section: str) -> None:
     report.validate(content)
     for other in ({k: v for k, v in content.items() if k != section}, content | {section: None}):
@@ -511,26 +555,15 @@ def test_intervals_are_exact() -> None:
 
 def test_a_better_attack_is_told_from_an_equal_one() -> None:
     equal = statistics.paired([True, False] * 50, [False, True] * 50)
-    assert (equal.only_first, equal.only_second) == (50, 50)
+    assert (equal.only_first, equal.only_second, equal.units) == (50, 50, 100)
     assert equal.p_value > 0.5 and equal.interval[0] < 0 < equal.interval[1]
     better = statistics.paired([True] * 20 + [False] * 80, [False] * 100)
     assert better.p_value == pytest.approx(2.0**-20) and better.interval[0] > 0
     assert statistics.paired([False] * 9, [False] * 9).p_value == 1
-
-
-def outcome(hits: int, tokens: int, expected: str) -> Outcome:
-    right = tuple(number < hits for number in range(tokens))
-    versus = statistics.paired(right, [False] * tokens) if expected == "chance" else None
-    return Outcome("rank", Fraction(1, 2), right, 0.01, expected, versus)
-
-
-def test_attacks_are_judged() -> None:
-    assert outcome(297, 300, "broken").holds
-    assert not outcome(296, 300, "broken").holds
-    assert not outcome(299, 299, "broken").holds
-    assert outcome(0, 300, "chance").holds
-    assert outcome(3, 300, "chance").holds
-    assert not outcome(30, 300, "chance").holds
+    together = statistics.paired([True] * 20, [False] * 20, [number // 5 for number in range(20)])
+    assert together.p_value == 2.0**-4 and together.units == 4
+    assert together.decides(0.07) and not together.decides(0.06)
+    assert statistics.exchanged([3, -1, 1]) == 3 / 8
 
 
 @pytest.mark.parametrize(("gap", "holds"), [(0.005, True), (0.02, False)])

@@ -66,7 +66,7 @@ def test_an_enclave_answers_requests_and_refuses_a_broken_one_by_name(imported: 
         (["generate", PROMPT, "--model", "MODEL", "--new-tokens", "0"], "--new-tokens"),
         (["generate", PROMPT, "--model", "MODEL", "--mode", "split"], "--mode split"),
         (["generate", PROMPT, "--model", "MODEL", "--mode", "both"], "--mode both"),
-        (["generate", PROMPT, "--model", "MODEL", "--profile", "lwe"], "--profile lwe"),
+        (["generate", PROMPT, "--model", "MODEL", "--profile", "lwe"], "use profile pad"),
         (["generate", PROMPT, "--model", "MODEL", "--profile", "rank"], "--m-over-d"),
         (["generate", PROMPT, "--model", "MODEL", "--profile", "rank", "--m-over-d", "3/2"], "--m-over-d"),
         (["generate", PROMPT, "--model", "MODEL", "--transcript", "MODEL"], "--transcript"),

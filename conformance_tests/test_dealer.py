@@ -615,7 +615,7 @@ def test_a_grant_is_a_seed_and_then_each_group_s_correction_for_every_step_in_or
 def test_the_client_asks_for_nothing_that_a_dealer_does_not_grant(model: Model) -> None:
     parties = Parties(model).open()
     too_many = constants.GRANT_LIMIT + 1
-    assert refusal_of(lambda: parties.minter.take(model.groups[0], 0, too_many)) is Refusal.FRAME_TOO_LARGE
+    assert refusal_of(lambda: parties.minter.take(model.groups[0], 0, too_many)) is Refusal.CONTEXT_EXCEEDED
     assert parties.asked == []
 
 

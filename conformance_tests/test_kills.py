@@ -315,7 +315,6 @@ def test_killed_at_random_moments_no_mask_is_used_twice_and_no_word_is_wrong(
 def test_negative_control_two_epochs_of_one_seed_are_found(
     forks: Parent, folder: Path, expected: Expected
 ) -> None:
-    """Controls: test_killed_at_random_moments_no_mask_is_used_twice_and_no_word_is_wrong."""
     tally, services = Tally(), {"worker": Service(forks, folder, "worker")}
     services["worker"].start()
     for number in (10**6, 10**6 + 1):
@@ -328,7 +327,6 @@ def test_negative_control_two_epochs_of_one_seed_are_found(
 
 
 def test_negative_control_a_wrong_word_is_found(expected: Expected) -> None:
-    """Controls: test_killed_at_random_moments_no_mask_is_used_twice_and_no_word_is_wrong."""
     right = expected.answers
     assert wrong(Outcome([*right, ""], len(right)), expected) == []
     assert wrong(Outcome([right[0], right[1][:3]], 1), expected) == []

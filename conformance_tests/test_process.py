@@ -7,12 +7,14 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+import grpc
 import pytest
 import torch
 from hypothesis import example, given, settings
@@ -21,7 +23,14 @@ from hypothesis import strategies as st
 from veil_optimized import transcript, wire, worker
 from veil_optimized.serving import Answer, Server
 from veil_optimized.session import Channel
-from veil_optimized.transport import GrpcTransport, LocalTransport, RecordingTransport, StreamLost
+from veil_optimized.transport import (
+    MESSAGE_LIMIT,
+    METHOD,
+    GrpcTransport,
+    LocalTransport,
+    RecordingTransport,
+    StreamLost,
+)
 from veil_optimized.worker import Placed, Worker
 from veil_reference import wire as reference
 from veil_spec import __version__, constants
@@ -560,6 +569,21 @@ def served(answer: Answer) -> Iterator[str]:
         server.stop(0)
 
 
+@contextmanager
+def served_without_limits(answer: Answer) -> Iterator[str]:
+    """Yield the address of a gRPC server that sends messages of any length."""
+    _, service, method = METHOD.split("/")
+    handler = grpc.stream_stream_rpc_method_handler(lambda requests, context: answer(requests))
+    server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.max_send_message_length", -1)])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+    port = server.add_insecure_port(worker.LOOPBACK)
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(0)
+
+
 def honest(requests: Iterator[bytes]) -> Iterator[bytes]:
     """Yield what an honest worker answers."""
     peer = Worker(worker.place(random_model(), "cpu"), DIGEST)
@@ -753,6 +777,26 @@ def test_a_refused_answer_is_never_asked_for_again(lie: str) -> None:
     silent = lie in ("sends nothing", "leaves rows out")
     assert (tap.streams, channel.resumed) == ((4, 3) if silent else (1, 0))
     assert len(tap.sent) == 2 * tap.streams
+
+
+@pytest.mark.requirement("WIR-P8")
+@pytest.mark.parametrize("excess", [0, 1, 2**20])
+def test_a_message_longer_than_a_frame_is_refused_and_no_reason_to_send_again(excess: int) -> None:
+    streams = []
+
+    def long_winded(requests: Iterator[bytes]) -> Iterator[bytes]:
+        streams.append(1)
+        for reply in honest(requests):
+            yield reply if wire.decode(reply).kind is FrameKind.WELCOME else bytes(MESSAGE_LIMIT + excess)
+
+    with (
+        served_without_limits(long_winded) as address,
+        Channel(GrpcTransport(address, deadline_s=20), EPOCH) as channel,
+    ):
+        channel.hello(DIGEST)
+        answer = outcome(lambda: channel.multiply(2, 8, random_elements(1, 11, MODULI[2]), MODULI[2], 7))
+        expected = Refusal.FRAME_TOO_LARGE if excess else Refusal.FRAME_MALFORMED
+        assert (answer, len(streams), channel.resumed, channel.ended) == (expected, 1, 0, True)
 
 
 @pytest.mark.requirement("WIR-P8")

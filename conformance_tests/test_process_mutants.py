@@ -80,7 +80,7 @@ MUTANTS = {
     ),
     "WIR-P2": (
         "optimized/veil_optimized/transport.py",
-        "raise Refused(Refusal.WORKER_LOST, self._reason()) from error",
+        "raise StreamLost(self._reason()) from error",
         "raise Refused(Refusal.FRAME_UNEXPECTED, self._reason()) from error",
     ),
     "WIR-P3": ("optimized/veil_optimized/session.py", "            self._transport.close()\n", ""),

@@ -1,6 +1,9 @@
 """Profiles `pad` and `lwe` in the enclave: exact at full size, fresh by mechanism, refused in time."""
 
+import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +17,8 @@ from veil_optimized import field, integrity, lwe, wire
 from veil_optimized.enclave import Enclave
 from veil_optimized.generate import generate
 from veil_optimized.model import Decoder, load
-from veil_optimized.profiles import Masking, Matrix
-from veil_optimized.remo import LocalMinter, Ratchet, choose_modulus, pad, ratchet
+from veil_optimized.profiles import Masking, Matrix, profile_of
+from veil_optimized.remo import Addresses, LocalMinter, Ratchet, choose_modulus, pad, ratchet
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
 from veil_optimized.transport import LocalTransport
@@ -206,3 +209,72 @@ def test_a_minter_overwrites_what_it_passes_over() -> None:
     third = SeededTape(ratchet(ratchet(SEED)))
     assert torch.equal(pads, pad(third, 0, 2, 1, 4, group.modulus))
     assert not any(bool(elements.any()) for pair in left for elements in pair)
+
+
+@pytest.mark.requirement("RMO-P3")
+def test_at_a_step_memory_holds_no_pad_or_correction_of_an_earlier_one() -> None:
+    """The storage behind what is left is all that a reader of memory gets."""
+    group = _layers((2, 4)).groups[0]
+    minter = LocalMinter(Ratchet(SEED))
+    minter.mint([group], 0, 8)
+    used = [tuple(part.clone() for part in minter.take(group, step, 1)) for step in range(5)]
+    held = [part for pair in minter._ahead.values() for part in pair]
+    behind = [torch.tensor([], dtype=part.dtype).set_(part.untyped_storage()) for part in held]
+    words = {int(word) for storage in behind for word in storage}
+    assert not words & {int(word) for pair in used for part in pair for word in part.flatten()}
+    assert len(words) == 3 * (4 + 2)
+
+
+@pytest.mark.requirement("RMO-P3")
+def test_a_used_correction_and_all_that_is_left_are_overwritten_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    layers, taken = _layers((2, 5)), list[torch.Tensor]()
+    take = LocalMinter.take
+
+    def kept(self: LocalMinter, *about: object) -> tuple[torch.Tensor, torch.Tensor]:
+        taken.extend(take(self, *about))  # type: ignore[arg-type]
+        return taken[-2], taken[-1]
+
+    monkeypatch.setattr(LocalMinter, "take", kept)
+    enclave, _ = _enclave(layers, Masking())
+    enclave.mint_ahead(0, 3)
+    left = list(enclave._profile.minter._ahead.values())[1]  # type: ignore[attr-defined]
+    enclave.products(layers.groups[0], _rows(1, 5))  # type: ignore[arg-type]
+    assert not any(bool(part.any()) for part in taken)
+    assert all(bool(part.any()) for part in left)
+    enclave.close()
+    assert not any(bool(part.any()) for part in left)
+    with pytest.raises(Refused) as refused:
+        enclave.products(layers.groups[0], _rows(1, 5))  # type: ignore[arg-type]
+    assert refused.value.reason is Refusal.WORKER_LOST
+    with pytest.raises(Refused) as refused:
+        enclave._ratchet.tape(enclave._ratchet.first_open(0))
+    assert refused.value.reason is Refusal.PAD_REUSED
+
+
+def test_two_threads_cannot_burn_one_address() -> None:
+    used, burnt = Addresses(), list[int]()
+
+    def burn() -> None:
+        for step in range(3000):
+            with suppress(Refused):
+                used.burn(0, step)
+                burnt.append(step)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    threads = [threading.Thread(target=burn) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.setswitchinterval(interval)
+    assert len(burnt) == len(set(burnt))
+
+
+def test_a_run_without_the_check_or_with_a_minter_that_it_cannot_use_is_not_private() -> None:
+    assert not Masking(check=False).private
+    with pytest.raises(Refused) as refused:
+        profile_of(Masking("lwe"), Ratchet(SEED), LocalMinter(Ratchet(SEED)))
+    assert refused.value.reason is Refusal.MODE_UNAVAILABLE

@@ -653,7 +653,7 @@ def test_the_running_enclave_holds_no_seed_of_an_earlier_step(monkeypatch: pytes
     Then: what RMO-P3 wants overwritten is gone from the objects.
     Assuming: RMO-P3.
     Proves: RMO-G8.
-    Pins: veil_optimized.remo.Ratchet 300c7696.
+    Pins: veil_optimized.remo.Ratchet a091897f.
     """
     assert leftovers(monkeypatch) == [[0, 1], [1, 2], [2, 3], [2, 3, 5], [5]]
 

@@ -404,7 +404,7 @@ def test_every_float64_sum_of_a_field_product_is_exact() -> None:
     Then: the products that unmasking relies on are exact.
     Assuming: nothing.
     Proves: RMO-G4.
-    Pins: veil_optimized.field.product d9a71321.
+    Pins: veil_optimized.field.product 9f4e7775.
     Pins: veil_optimized.field.shift_left 93fbe03a.
     """
     largest = constants.PRIMES[-1]
@@ -664,9 +664,9 @@ def test_every_limb_sum_over_f_q_is_exact() -> None:
     Then: what `from_signed` is given is in its range.
     Assuming: nothing.
     Proves: RMO-G7.
-    Pins: veil_optimized.field.product d9a71321.
+    Pins: veil_optimized.field.product 9f4e7775.
     Pins: veil_optimized.field.limbs_of 46553024.
-    Pins: veil_optimized.field._recombined 51633adc.
+    Pins: veil_optimized.field._recombined c5b345f8.
     """
     for right_bits in (fast_field.WEIGHT_BITS, fast_field.FIELD_LIMB_BITS):
         block = 2 ** (fast_field.FLOAT64_BITS - fast_field.LEFT_BITS - right_bits)

@@ -16,8 +16,12 @@ from veil_spec.refusals import Refusal, Refused
 
 if TYPE_CHECKING:
     from veil import service
+    from veil_optimized.dealer import Contact
+    from veil_optimized.identity import Credentials
 
 TOY_TABLE = Path(veil_spec.__file__).parent / "toy_table.json"
+
+STANDARD_INPUT = Path("-")
 
 app = typer.Typer(
     help="Confidential language-model inference: an executable specification.",
@@ -44,6 +48,13 @@ class Profile(StrEnum):
     PAD = "pad"
     RANK = "rank"
     LWE = "lwe"
+
+
+class MinterKind(StrEnum):
+    """Where pads and their corrections come from."""
+
+    LOCAL = "local"
+    DEALER = "dealer"
 
 
 class NoiseKind(StrEnum):
@@ -82,7 +93,21 @@ RatioOption = Annotated[
 TranscriptOption = Annotated[
     Path | None, typer.Option(help="file for everything that the worker sees; must be new")
 ]
-ProfileOption = Annotated[Profile, typer.Option(help="rank is the published one and not private")]
+PlaintextOption = Annotated[
+    Path | None,
+    typer.Option(help="test mode: file for what is masked, and then nothing is private; must be new"),
+]
+ProfileOption = Annotated[
+    Profile, typer.Option(help="lwe needs layers of 2048 and more; rank is the published one and not private")
+]
+MinterOption = Annotated[
+    MinterKind, typer.Option(help="dealer: a process that is trusted with the text, as the enclave is")
+]
+DealerOption = Annotated[str | None, typer.Option(help="HOST:PORT of a running dealer")]
+IdentityOption = Annotated[
+    Path | None, typer.Option(help="key and certificate of this end; for `veil enclave`, - is standard input")
+]
+PeerOption = Annotated[Path | None, typer.Option(help="certificate of the other end")]
 
 
 @app.command("import")
@@ -94,10 +119,15 @@ def import_(
 ) -> None:
     """Quantise a checkpoint once into the integer file that everything else reads."""
     from veil.importer import import_model
+    from veil_optimized import integrity
+    from veil_optimized.model import load
 
     with progress.status("reading the checkpoint") as status:
         written = import_model(source, out, status.update)
+        status.update("hashing the weights")
+        commitment = integrity.commitment(load(written).groups).hex()
     print(f"wrote {written}")
+    print(f"commitment to the weights (Merkle root): {commitment}")
 
 
 @app.command()
@@ -111,13 +141,25 @@ def generate(
     worker: WorkerOption = None,
     transcript: TranscriptOption = None,
     raw: Annotated[bool, typer.Option("--raw", help="do not use the chat template")] = False,
+    minter: MinterOption = MinterKind.LOCAL,
+    dealer: DealerOption = None,
+    identity: IdentityOption = None,
+    peer: PeerOption = None,
+    plaintext: PlaintextOption = None,
 ) -> None:
     """Generate text; without --worker, start an enclave and a worker process on this machine."""
     from veil import service
 
-    settings = _settings(model, mode, profile, m_over_d, transcript, worker)
+    if identity == STANDARD_INPUT:
+        raise Refused(Refusal.MODE_UNAVAILABLE, "--identity - is for `veil enclave`: give a file")
+    _check_minter(minter, mode, profile, dealer, identity, peer)
+    settings = _settings(model, mode, profile, m_over_d, transcript, worker, plaintext)
     request = service.Request(sys.stdin.read() if prompt == "-" else prompt, new_tokens, raw)
-    with _worker_address(settings, worker) as address, service.start_enclave(settings, address) as enclave:
+    with (
+        _worker_address(settings, worker) as address,
+        _dealer_contact(settings, minter, dealer, identity, peer) as contact,
+        service.start_enclave(settings, address, contact) as enclave,
+    ):
         for piece in enclave.ask(request):
             print(piece, end="", flush=True)
     print()
@@ -131,16 +173,23 @@ def enclave(
     m_over_d: RatioOption = None,
     worker: WorkerOption = None,
     transcript: TranscriptOption = None,
+    minter: MinterOption = MinterKind.LOCAL,
+    dealer: DealerOption = None,
+    identity: IdentityOption = None,
+    peer: PeerOption = None,
+    plaintext: PlaintextOption = None,
 ) -> None:
     """Serve prompts as JSON lines on standard input and output, with every product computed by a worker."""
     from veil import service
 
-    settings = _settings(model, mode, profile, m_over_d, transcript, worker)
+    _check_minter(minter, mode, profile, dealer, identity, peer)
+    settings = _settings(model, mode, profile, m_over_d, transcript, worker, plaintext)
     if settings.mode == "masked" and worker is None:
         raise Refused(
             Refusal.WORKER_LOST, "--worker is missing: give the HOST:PORT that `veil worker` prints"
         )
-    service.serve(settings, worker, sys.stdin, sys.stdout)
+    contact = _contact(minter, dealer, identity, peer)
+    service.serve(settings, worker, sys.stdin, sys.stdout, contact)
 
 
 @app.command()
@@ -156,6 +205,31 @@ def worker(
 
     _check_device(device)
     process.serve(model / INTEGER_FILE, address, process.announce, device, parent)
+
+
+@app.command()
+def dealer(
+    model: ModelOption,
+    identity: Annotated[Path, typer.Option(help="key and certificate of this dealer: keep it secret")],
+    peer: Annotated[Path, typer.Option(help="certificate of the one enclave that it talks to")],
+    address: Annotated[str, typer.Option(help="HOST:PORT to listen on")] = "127.0.0.1:0",
+) -> None:
+    """Deal masks with their corrections to one enclave; whoever reads this process can read its prompts."""
+    from veil.importer import INTEGER_FILE
+    from veil_optimized import dealer as process
+
+    process.serve(model / INTEGER_FILE, address, _credentials(identity, peer))
+
+
+@app.command()
+def identity(
+    out: Annotated[Path, typer.Option(help="directory for the two files; they must be new")],
+) -> None:
+    """Make a key with its certificate, for an enclave or a dealer; the certificate goes to the other end."""
+    from veil_optimized import identity as identities
+
+    secret, public = identities.write(identities.make(), out)
+    print(f"wrote {secret} (secret) and {public} (for the other end)")
 
 
 @app.command()
@@ -303,6 +377,27 @@ def sanitize(
 
 
 @app.command()
+def attack(
+    transcript: Annotated[Path, typer.Argument(help="file that --transcript wrote")],
+    model: ModelOption,
+    plaintext: Annotated[
+        Path | None,
+        typer.Option(help="file that --plaintext wrote in the same run: the truth to compare with"),
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="run every attack that the transcript allows")] = False,
+    names: Annotated[
+        list[str] | None, typer.Option("--attack", help="run this attack; give it again for others")
+    ] = None,
+) -> None:
+    """Attack a recorded transcript: recovered text beside the truth, and what uniform noise would give."""
+    from veil import attacking
+
+    if every == bool(names):
+        raise Refused(Refusal.MODE_UNAVAILABLE, "give either --all or --attack NAME")
+    attacking.attack(transcript, model, plaintext, tuple(names or ()), progress)
+
+
+@app.command()
 def audit(
     model: Annotated[
         Path | None,
@@ -343,23 +438,99 @@ def _settings(
     m_over_d: str | None,
     transcript: Path | None,
     worker: str | None,
+    plaintext: Path | None = None,
 ) -> "service.Settings":
     if mode in (Mode.SPLIT, Mode.BOTH):
         raise Refused(Refusal.MODE_UNAVAILABLE, f"--mode {mode} is not in this edition: use masked or plain")
-    if profile is Profile.LWE:
-        raise Refused(Refusal.MODE_UNAVAILABLE, "--profile lwe is not in this edition: use pad")
-    masked_only = {"--profile rank": profile is Profile.RANK, "--transcript": transcript, "--worker": worker}
+    chosen = {f"--profile {profile}": profile is not Profile.PAD}
+    files = {"--transcript": transcript, "--plaintext": plaintext}
+    masked_only = {**chosen, **files, "--worker": worker, "--m-over-d": m_over_d}
     for option, given in masked_only.items():
         if mode is Mode.PLAIN and given:
             raise Refused(Refusal.MODE_UNAVAILABLE, f"{option} means nothing with --mode plain: leave it out")
-    if transcript is not None and transcript.exists():
-        raise Refused(Refusal.MODE_UNAVAILABLE, f"--transcript {transcript} exists already: name a new file")
+    for option, path in files.items():
+        if path is not None and path.exists():
+            raise Refused(Refusal.MODE_UNAVAILABLE, f"{option} {path} exists already: name a new file")
+        if path is not None and not path.parent.is_dir():
+            raise Refused(Refusal.MODE_UNAVAILABLE, f"{option} {path}: there is no folder {path.parent}")
+    if transcript is not None and plaintext is not None and transcript.resolve() == plaintext.resolve():
+        raise Refused(Refusal.MODE_UNAVAILABLE, "--plaintext and --transcript name one file: name two")
     from veil import service
 
-    settings = service.Settings(model, str(mode), str(profile), _ratio(m_over_d), transcript)
+    settings = service.Settings(
+        model, str(mode), str(profile), _ratio(m_over_d), transcript, plaintext=plaintext
+    )
     if not settings.private:
         print("veil: not_private: no guarantee covers this run", file=sys.stderr)
     return settings
+
+
+def _check_minter(
+    minter: MinterKind,
+    mode: Mode,
+    profile: Profile,
+    dealer: str | None,
+    identity: Path | None,
+    peer: Path | None,
+) -> None:
+    """Refuse options of a dealer that mean nothing or miss one another. Refuses: MODE_UNAVAILABLE."""
+    given = {"--dealer": dealer, "--identity": identity, "--peer": peer}
+    named = next((option for option, value in given.items() if value is not None), None)
+    problem = ""
+    if dealer == "":
+        problem = "--dealer is empty: give the HOST:PORT that `veil dealer` prints"
+    elif minter is MinterKind.LOCAL and named:
+        problem = f"{named} means nothing with --minter local: leave it out"
+    elif minter is MinterKind.DEALER and mode is not Mode.MASKED:
+        problem = f"--minter dealer means nothing with --mode {mode}: leave it out"
+    elif minter is MinterKind.DEALER and profile is not Profile.PAD:
+        problem = f"--minter dealer means nothing with --profile {profile}: use --profile pad"
+    elif dealer is None and named:
+        problem = f"{named} means nothing without --dealer: add it or leave both out"
+    elif dealer is not None and (identity is None or (peer is None) != (identity == STANDARD_INPUT)):
+        problem = "--dealer needs --identity FILE and --peer FILE: `veil identity --out DIR` makes them"
+    if problem:
+        raise Refused(Refusal.MODE_UNAVAILABLE, problem)
+
+
+def _credentials(own: Path, peer: Path) -> "Credentials":
+    from veil_optimized import identity
+
+    return identity.Credentials(identity.load(own), identity.load_certificate(peer))
+
+
+def _contact(
+    minter: MinterKind, address: str | None, own: Path | None, peer: Path | None
+) -> "Contact | None":
+    """Return how an enclave reaches its dealer, if it has one. Refuses: DEALER_LOST, MODE_UNAVAILABLE."""
+    if minter is MinterKind.LOCAL:
+        return None
+    if address is None or own is None:
+        raise Refused(
+            Refusal.DEALER_LOST, "--dealer is missing: give the HOST:PORT that `veil dealer` prints"
+        )
+    from veil_optimized.dealer import Contact, credentials_from
+
+    if own == STANDARD_INPUT or peer is None:
+        return Contact(address, credentials_from(sys.stdin.readline()))
+    return Contact(address, _credentials(own, peer))
+
+
+@contextmanager
+def _dealer_contact(
+    settings: "service.Settings",
+    minter: MinterKind,
+    given: str | None,
+    own: Path | None,
+    peer: Path | None,
+) -> Iterator["Contact | None"]:
+    if given is not None or minter is MinterKind.LOCAL:
+        yield _contact(minter, given, own, peer)
+        return
+    from veil_optimized.dealer import start_dealer
+
+    with progress.status("starting a dealer"), start_dealer(settings.integer_file) as contact:
+        yield contact
 
 
 def _check_device(device: str) -> None:
@@ -402,8 +573,6 @@ REMEDIES = {
 def _explained(refused: Refused) -> str:
     """Return what was refused, what to do, and the refusal's name."""
     detail = refused.detail or REMEDIES.get(refused.reason, "refused")
-    if refused.reason.startswith("FRAME_"):
-        detail = f"the worker's answer was refused: {detail}; use another worker"
     return f"{detail} ({refused.reason})"
 
 

@@ -5,17 +5,20 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Final, TypedDict
 
 from veil.importer import INTEGER_FILE
 from veil.text import Text
-from veil_optimized.enclave import Enclave, Masking, epoch
+from veil_optimized import plaintext
+from veil_optimized.dealer import Contact, line_of
+from veil_optimized.enclave import Enclave, epoch
 from veil_optimized.generate import steps
 from veil_optimized.model import Decoder, Model, load, plain_products
+from veil_optimized.profiles import Masking
 from veil_spec.refusals import Refusal, Refused
 
 STOP_S: Final = 30.0
@@ -33,6 +36,8 @@ class Settings:
     profile: str
     m_over_d: Fraction | None
     transcript: Path | None
+    dealer: str | None = None
+    plaintext: Path | None = None
 
     @property
     def integer_file(self) -> Path:
@@ -48,7 +53,7 @@ class Settings:
     @property
     def private(self) -> bool:
         """Return whether a guarantee of the specification covers what these settings run."""
-        return self.mode == "masked" and self.masking.private
+        return self.mode == "masked" and self.masking.private and self.plaintext is None
 
     @property
     def masking(self) -> Masking:
@@ -59,6 +64,9 @@ class Settings:
         """Return the command-line options that mean these settings."""
         given = ["--model", str(self.model), "--mode", self.mode, "--profile", self.profile]
         given += ["--m-over-d", str(self.m_over_d)] if self.m_over_d is not None else []
+        if self.dealer is not None:
+            given += ["--minter", "dealer", "--dealer", self.dealer, "--identity", "-"]
+        given += ["--plaintext", str(self.plaintext)] if self.plaintext else []
         return given + (["--transcript", str(self.transcript)] if self.transcript else [])
 
 
@@ -94,38 +102,71 @@ def _request(line: str) -> Request:
 
 
 @contextmanager
-def _enclave(settings: Settings, model: Model, worker: str | None) -> Iterator[Enclave | None]:
-    if settings.mode == "plain" or worker is None:
+def _enclave(
+    settings: Settings,
+    model: Model,
+    worker: str | None,
+    dealer: Contact | None,
+    record: plaintext.Writer | None = None,
+) -> Iterator[Enclave | None]:
+    if settings.mode == "plain":
         yield None
         return
+    if worker is None:
+        raise Refused(Refusal.WORKER_LOST, f"--mode {settings.mode} needs --worker HOST:PORT")
     opened = False
     try:
-        with epoch(model, worker, settings.masking, settings.transcript) as enclave:
+        witness = None if record is None else record.witness
+        given = (model, worker, settings.masking, settings.transcript)
+        with epoch(*given, dealer=dealer, witness=witness) as enclave:
             opened = True
             yield enclave
     finally:
-        if settings.transcript is not None and not opened:
-            settings.transcript.unlink(missing_ok=True)
+        for path in (settings.transcript, settings.plaintext):
+            if path is not None and not opened:
+                path.unlink(missing_ok=True)
 
 
-def _answer(model: Model, text: Text, enclave: Enclave | None, request: Request) -> Iterator[Reply]:
+def _answer(
+    model: Model,
+    text: Text,
+    enclave: Enclave | None,
+    request: Request,
+    record: plaintext.Writer | None = None,
+) -> Iterator[Reply]:
     prompt = text.tokens(request.prompt, request.raw)
     decoder = Decoder(model, plain_products if enclave is None else enclave.products)
     if enclave is not None:
         enclave.mint_ahead(enclave.next_step + 1, min(request.new_tokens - 1, MINTED_AHEAD))
-    made = steps(decoder, prompt, request.new_tokens, text.stop)
-    for piece in text.pieces(step.token for step in made):
+    made = (step.token for step in steps(decoder, prompt, request.new_tokens, text.stop))
+    for piece in text.pieces(made if record is None else _recorded(record, prompt, made)):
         yield {"piece": piece}
-    yield {"done": True, "not_private": enclave is None or not enclave.masking.private}
+    yield {"done": True, "not_private": enclave is None or not enclave.private}
 
 
-def serve(settings: Settings, worker: str | None, requests: IO[str], replies: IO[str]) -> None:
+def _recorded(record: plaintext.Writer, prompt: list[int], made: Iterator[int]) -> Iterator[int]:
+    """Yield tokens; record the prompt, and each token once the model has taken it in."""
+    fed = prompt
+    for token in made:
+        record.tokens(fed)
+        fed = [token]
+        yield token
+
+
+def serve(
+    settings: Settings,
+    worker: str | None,
+    requests: IO[str],
+    replies: IO[str],
+    dealer: Contact | None = None,
+) -> None:
     """Answer each request line with reply lines, all in one epoch, until the requests end."""
     model, text = load(settings.integer_file), Text(settings.model)
     _check_rank(model, settings.m_over_d)
-    with _enclave(settings, model, worker) as enclave:
+    writing = nullcontext() if settings.plaintext is None else plaintext.Writer(settings.plaintext)
+    with writing as record, _enclave(settings, model, worker, dealer, record) as enclave:
         for line in requests:
-            for reply in _guarded(model, text, enclave, line):
+            for reply in _guarded(model, text, enclave, line, record):
                 print(json.dumps(reply), file=replies, flush=True)
             if enclave is not None and enclave.channel.ended:
                 return
@@ -138,9 +179,11 @@ def _check_rank(model: Model, ratio: Fraction | None) -> None:
         raise Refused(Refusal.RANK_OUT_OF_RANGE, remedy)
 
 
-def _guarded(model: Model, text: Text, enclave: Enclave | None, line: str) -> Iterator[Reply]:
+def _guarded(
+    model: Model, text: Text, enclave: Enclave | None, line: str, record: plaintext.Writer | None = None
+) -> Iterator[Reply]:
     try:
-        yield from _answer(model, text, enclave, _request(line))
+        yield from _answer(model, text, enclave, _request(line), record)
     except Refused as refused:
         yield {"refusal": str(refused.reason), "detail": refused.detail}
 
@@ -176,17 +219,24 @@ class Running:
 
 
 @contextmanager
-def start_enclave(settings: Settings, worker: str | None) -> Iterator[Running]:
-    """Yield an enclave process that ends with the block."""
+def start_enclave(settings: Settings, worker: str | None, dealer: Contact | None = None) -> Iterator[Running]:
+    """Yield an enclave process that ends with the block; its key for a dealer is the first line of input."""
+    settings = settings if dealer is None else replace(settings, dealer=dealer.address)
     command = [sys.executable, "-P", "-m", "veil.main", "enclave", *settings.arguments()]
     command += ["--worker", worker] if worker else []
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         if process.stdin is None or process.stdout is None or process.stderr is None:
             raise RuntimeError("a pipe is missing")
+        if dealer is not None:
+            with suppress(BrokenPipeError):
+                print(line_of(dealer.credentials), file=process.stdin, flush=True)
         try:
             yield Running(process.stdin, process.stdout, process.stderr)
         finally:
             with suppress(BrokenPipeError):
                 process.stdin.close()
-            process.wait(timeout=STOP_S)
+            try:
+                process.wait(timeout=STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()

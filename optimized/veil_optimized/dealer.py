@@ -1,13 +1,15 @@
 """The dealer: a process that ships mask seeds with their corrections, and the enclave's side of its stream.
 
 Who knows a seed can open every row that it masks, so both ends forget seeds as soon as they can: what this
-module holds of one it overwrites. The copies inside gRPC and of single frames are dropped, not overwritten.
+module holds of one it overwrites. Copies inside gRPC and hashlib and of single frames are dropped, not
+overwritten.
 """
 
 import argparse
 import json
 import os
 import signal
+import struct
 import sys
 import threading
 from collections import deque
@@ -42,7 +44,11 @@ IDLE_S: Final = 3600.0
 """Seconds that an enclave may be silent: its stream cannot be opened again, and its user may think."""
 BATCH_BYTES: Final = 2**26
 """Most bytes of corrections that are minted in one pass over the weights, where a step has fewer."""
-LAST_STEP: Final = 2**32 - 2
+ROWS: Final = struct.Struct("<3I")
+"""Layout: first_row, rows, total_rows of a frame's header."""
+ROWS_OFFSET: Final = 32
+"""Where they start."""
+LAST_STEP: Final = constants.STEP_LIMIT - 1
 """The step above it is for public matrices."""
 ZEROS: Final = (0, 0, 0, 0, 0, 0, 0)
 
@@ -65,15 +71,15 @@ def check_grant(groups: Sequence[Outsourced], first: int, steps: int, rows: int)
     """Refuse what no dealer grants, by numbers alone.
 
     Implements: WIR-P11.
-    Refuses: STREAM_OUT_OF_RANGE, FRAME_TOO_LARGE.
+    Refuses: STREAM_OUT_OF_RANGE, CONTEXT_EXCEEDED.
     """
     if not (first >= 0 and steps >= 1 and first + steps - 1 <= LAST_STEP):
         raise Refused(Refusal.STREAM_OUT_OF_RANGE, f"steps {first} to {first + steps - 1}")
-    if not (rows >= 1 and steps * rows <= constants.GRANT_LIMIT):
-        raise Refused(Refusal.FRAME_TOO_LARGE, f"{steps} steps of {rows} rows")
-    for group in groups:
-        row_bytes = group.weights.shape[0] * wire.element_bytes(group.modulus)
-        wire.check_size(rows * row_bytes, row_bytes)
+    widest = max(group.weights.shape[0] * wire.element_bytes(group.modulus) for group in groups)
+    most = min(constants.GRANT_LIMIT // max(1, steps), constants.REPLY_LIMIT // widest)
+    if not 1 <= rows <= most:
+        remedy = f"a dealer grants 1 to {most} rows in each of {steps} steps of this model, not {rows}"
+        raise Refused(Refusal.CONTEXT_EXCEEDED, f"{remedy}: shorten the prompt, or use --minter local")
 
 
 # The dealer
@@ -241,15 +247,27 @@ class Stream(Protocol):
 
 
 class DealerTransport(GrpcTransport):
-    """A stream to a dealer process: TLS with both certificates pinned, and a time limit on every frame."""
+    """A stream to a dealer process: TLS with both certificates pinned, and a time limit on every message."""
 
     def __init__(self, address: str, credentials: Credentials, deadline_s: float = DEADLINE_S) -> None:
         super().__init__(address, deadline_s, METHOD, credentials.of_client())
+        self._between = True
 
     def receive(self) -> bytes:
-        """Return the next frame. Refuses: WORKER_LOST when there is none within the deadline."""
-        self.start_clock()
-        return super().receive()
+        """Return the next frame. Refuses: WORKER_LOST when its message is not whole within the deadline."""
+        if self._between:
+            self.start_clock()
+        data = super().receive()
+        self._between = _ends_a_message(data)
+        return data
+
+
+def _ends_a_message(data: bytes) -> bool:
+    """Return whether no further frame of the same message follows; a notice is whole by itself."""
+    if len(data) < wire.HEADER_BYTES:
+        return True
+    first_row, rows, total_rows = ROWS.unpack_from(data, ROWS_OFFSET)
+    return bool(first_row + rows >= total_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,10 +514,12 @@ def _as_lost(fault: str) -> Iterator[None]:
 def prepared(model: Model) -> Mapping[int, integrity.Check]:
     """Return a check of each group, with vectors of its own from the operating system. Implements: RMO-P5."""
     secret = SeededTape(os.urandom(constants.SEED_BYTES))
-    return {
+    checks = {
         group.number: integrity.prepare(secret, group.number, group.weights, group.modulus)
         for group in model.groups
     }
+    secret.erase()
+    return checks
 
 
 # The process

@@ -1,6 +1,7 @@
 """The trusted side: masks every linear group's input, checks and unmasks the worker's answer."""
 
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,12 +22,12 @@ from veil_optimized.tape import SeededTape
 from veil_optimized.transcript import Header
 from veil_optimized.transport import DEADLINE_S, GrpcTransport, RecordingTransport, Transport
 from veil_spec import __version__, constants
-from veil_spec.refusals import Refused
+from veil_spec.refusals import Refusal, Refused
 
 Witness = Callable[[int, int, torch.Tensor], None]
 """Takes (group, step, rows) before they are masked."""
-BASIS_STEP: Final = 2**32 - 1
-"""The step under which a group's public basis crosses the wire: no pad ever has it."""
+BASIS_STEP: Final = constants.STEP_LIMIT
+"""The step under which a group's public basis crosses the wire: no row ever has it."""
 
 
 @dataclass
@@ -67,8 +68,9 @@ class Enclave:
         self._model = model
         self._witness = witness
         self._calls: Counter[int] = Counter()
-        ratchet = remo.Ratchet(self.masking.seed or os.urandom(constants.SEED_BYTES))
-        self._profile = profile_of(self.masking, ratchet, minter)
+        self._lock = threading.RLock()
+        self._ratchet = remo.Ratchet(self.masking.seed or os.urandom(constants.SEED_BYTES))
+        self._profile = profile_of(self.masking, self._ratchet, minter)
         self._sent = {group.number: self._profile.sent(group) for group in model.groups}
         self._checks = self._prepared() if self.masking.check else {}
 
@@ -97,12 +99,13 @@ class Enclave:
 
     def open(self) -> None:
         """Greet the worker, and publish the bases of profiles that have one. Refuses: as Channel does."""
-        self.channel.hello(self._model.digest)
-        for group in self._model.groups:
-            basis = self._profile.basis(group)
-            if basis is not None:
-                image = self._multiplied(self._sent[group.number], BASIS_STEP, basis)
-                self._profile.publish(group, basis, image)
+        with self._ending_on_failure():
+            self.channel.hello(self._model.digest)
+            for group in self._model.groups:
+                basis = self._profile.basis(group)
+                if basis is not None:
+                    image = self._multiplied(self._sent[group.number], BASIS_STEP, basis)
+                    self._profile.publish(group, basis, image)
 
     @property
     def next_step(self) -> int:
@@ -126,26 +129,35 @@ class Enclave:
 
         Refuses: CHECK_FAILED, and what Channel refuses; either ends the epoch.
         """
-        step = self._profile.first_step(group, self._calls[group.number], len(rows))
-        self._calls[group.number] = step + 1
-        if self._witness is not None:
-            self._witness(group.number, step, rows)
-        start, before = time.perf_counter(), self._profile.macs
         with self._ending_on_failure():
+            if self.channel.ended:
+                raise Refused(Refusal.WORKER_LOST, "the epoch has ended")
+            step = self._profile.first_step(group, self._calls[group.number], len(rows))
+            self._calls[group.number] = step + 1
+            if self._witness is not None:
+                self._witness(group.number, step, rows)
+            start, before = time.perf_counter(), self._profile.macs
             masked, reveal = self._profile.hide(group, step, rows)
-        if self._profile.macs > before:
-            self.cost.mint_seconds += time.perf_counter() - start
-            self.cost.macs_online += self._profile.macs - before
-        return reveal(self._multiplied(self._sent[group.number], step, masked))
+            if self._profile.macs > before:
+                self.cost.mint_seconds += time.perf_counter() - start
+                self.cost.macs_online += self._profile.macs - before
+            return reveal(self._multiplied(self._sent[group.number], step, masked))
+
+    def close(self) -> None:
+        """End the epoch, without another word to the worker, and overwrite what is left of its masks."""
+        self.channel.close()
+        self._profile.close()
+        self._ratchet.close()
 
     @contextmanager
     def _ending_on_failure(self) -> Iterator[None]:
-        """End the epoch, without another word to the worker, when there is no mask for a row."""
-        try:
-            yield
-        except BaseException:
-            self.channel.close()
-            raise
+        """Let one thread in, and end the epoch on whatever goes wrong inside. Implements: INT-P1."""
+        with self._lock:
+            try:
+                yield
+            except BaseException:
+                self.close()
+                raise
 
     def _multiplied(self, sent: Outsourced, step: int, masked: torch.Tensor) -> torch.Tensor:
         """Return the worker's product, verified.
@@ -156,11 +168,7 @@ class Enclave:
         if self.masking.check:
             check = self._checks[sent.number]
             self.cost.macs_online += check.macs * len(masked)
-            try:
-                check.verify(masked, product)
-            except Refused:
-                self.channel.close()
-                raise
+            check.verify(masked, product)
             self.checked += 1
         return product
 
@@ -191,8 +199,11 @@ def epoch(
             minter = stack.enter_context(DealerMinter(stream, name, model))
             minter.open()
         enclave = Enclave(model, channel, masking, minter, witness)
-        enclave.open()
-        yield enclave
+        try:
+            enclave.open()
+            yield enclave
+        finally:
+            enclave.close()
 
 
 def _vectors(check: integrity.Check) -> int:

@@ -61,7 +61,8 @@ def product(left: torch.Tensor, right: Operand, modulus: int) -> torch.Tensor:
     """Return left times the transpose of right, mod p, int64 [n, outputs], for left int64 [n, inner].
 
     The inner dimension is cut into blocks whose limb products stay below 2**53, so each float64 sum is exact;
-    fewer than 2**9 blocks are added up as int64.
+    fewer than 2**9 blocks are added up as int64. The limbs of the left operand, which may be a mask, and
+    their sums are overwritten.
     """
     rows, inner = left.shape
     limbs, outputs, _ = right.limbs.shape
@@ -72,7 +73,10 @@ def product(left: torch.Tensor, right: Operand, modulus: int) -> torch.Tensor:
     total = torch.zeros(len(stacked), limbs * outputs, dtype=torch.int64, device=left.device)
     for start in range(0, inner, block):
         total += (stacked[:, start : start + block] @ flat[:, start : start + block].T).to(torch.int64)
-    return _recombined(total.reshape(len(pieces), rows, limbs, outputs), right.bits, modulus)
+    result = _recombined(total.reshape(len(pieces), rows, limbs, outputs), right.bits, modulus)
+    for copy in (pieces, stacked, total):
+        copy.zero_()
+    return result
 
 
 def _recombined(sums: torch.Tensor, right_bits: int, modulus: int) -> torch.Tensor:

@@ -38,8 +38,8 @@ class Masking:
 
     @property
     def private(self) -> bool:
-        """Return whether a guarantee of spec/remo.md covers this epoch."""
-        return self.profile != "rank" and self.seed is None
+        """Return whether the guarantees of spec/remo.md cover this epoch."""
+        return self.profile != "rank" and self.check and self.seed is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,10 @@ class Profile(Protocol):
         """Prepare one-row steps first_step to first_step + steps - 1, where that can be done ahead."""
         ...
 
+    def close(self) -> None:
+        """Overwrite what is left of masks."""
+        ...
+
     def hide(self, group: Outsourced, step: int, rows: torch.Tensor) -> Hidden:
         """Return masked rows and what opens the answer. Refuses: PAD_REUSED, what `mask` refuses."""
         ...
@@ -115,11 +119,24 @@ class Padded:
         self.minter.mint(groups, first_step, steps)
 
     def hide(self, group: Outsourced, step: int, rows: torch.Tensor) -> Hidden:
-        """Return rows plus pads; the pads are overwritten. Refuses: PAD_REUSED, what `mask` refuses."""
+        """Return rows plus pads; pads and, once used, corrections are overwritten.
+
+        Refuses: PAD_REUSED, what `mask` refuses.
+        """
         pads, correction = self.minter.take(group, step, len(rows))
         masked = remo.mask(rows, pads, group.modulus)
         pads.zero_()
-        return masked, lambda product: remo.unmask(product, correction, group.modulus)
+
+        def reveal(product: torch.Tensor) -> torch.Tensor:
+            plain = remo.unmask(product, correction, group.modulus)
+            correction.zero_()
+            return plain
+
+        return masked, reveal
+
+    def close(self) -> None:
+        """Let the minter overwrite what is left."""
+        self.minter.close()
 
 
 class Ranked(Padded):
@@ -170,6 +187,9 @@ class Lwe:
     def ahead(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
         """Return nothing: no work is done ahead yet."""
 
+    def close(self) -> None:
+        """Return nothing: what is left is the ratchet's."""
+
     def hide(self, group: Outsourced, step: int, rows: torch.Tensor) -> Hidden:
         """Return D X + S A + E and what rounds it away. Refuses: PAD_REUSED, what `lwe_mask` refuses."""
         self._used.burn(group.number, step)
@@ -181,7 +201,12 @@ class Lwe:
 
 
 def profile_of(masking: Masking, ratchet: Ratchet, minter: Minter | None = None) -> Profile:
-    """Return the profile of an epoch; `minter` takes the place of the local one."""
+    """Return the profile of an epoch; `minter` takes the place of the local one.
+
+    Refuses: MODE_UNAVAILABLE.
+    """
+    if minter is not None and masking.profile != "pad":
+        raise Refused(Refusal.MODE_UNAVAILABLE, f"profile {masking.profile} takes no minter: use profile pad")
     if masking.rank is not None:
         return Ranked(ratchet, masking.rank)
     return Lwe(ratchet) if masking.profile == "lwe" else Padded(minter or remo.LocalMinter(ratchet))

@@ -1,5 +1,6 @@
 """Masked outsourcing on int64 tensors: the same words as the reference, drawn and multiplied in bulk."""
 
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
@@ -60,6 +61,7 @@ class Addresses:
 
     def __init__(self) -> None:
         self._last: dict[int, int] = {}
+        self._lock = threading.Lock()
 
     def burn(self, group: int, step: int) -> None:
         """Return nothing, and let a group's steps only ever increase.
@@ -68,9 +70,10 @@ class Addresses:
         Refuses: PAD_REUSED, STREAM_OUT_OF_RANGE.
         """
         pad_stream(group, step)
-        if step <= self._last.get(group, -1):
-            raise Refused(Refusal.PAD_REUSED)
-        self._last[group] = step
+        with self._lock:
+            if step <= self._last.get(group, -1):
+                raise Refused(Refusal.PAD_REUSED)
+            self._last[group] = step
 
 
 def ratchet(seed: bytes | bytearray) -> bytes:
@@ -94,7 +97,7 @@ class Ratchet:
 
     def tape(self, step: int) -> SeededTape:
         """Return the tape of a step. Refuses: PAD_REUSED where its seed is gone."""
-        while self.next <= step:
+        while self.next <= step < constants.STEP_LIMIT:
             self._open[self.next] = SeededTape(self._seed)
             self._seed[:] = ratchet(self._seed)
             self.next += 1
@@ -104,18 +107,21 @@ class Ratchet:
 
     def has(self, step: int) -> bool:
         """Return whether a step's tape can still be had."""
-        return step >= self.next or step in self._open
+        return self.next <= step < constants.STEP_LIMIT or step in self._open
 
     def first_open(self, step: int) -> int:
         """Return the first step from this one on whose tape can still be had."""
-        while not self.has(step):
-            step += 1
-        return step
+        return step if self.has(step) else min([self.next, *(n for n in self._open if n > step)])
 
     def forget(self, steps: Iterable[int]) -> None:
         """Return nothing, and overwrite what is left of these steps."""
         for step in set(steps) & self._open.keys():
             self._open.pop(step).erase()
+
+    def close(self) -> None:
+        """Return nothing, and overwrite all that is left: no step can be had any more."""
+        self.next, self._seed[:] = constants.STEP_LIMIT, bytes(len(self._seed))
+        self.forget(list(self._open))
 
     def forget_before(self, step: int) -> None:
         """Return nothing, and overwrite what is left of all steps before this one."""
@@ -227,6 +233,10 @@ class Minter(Protocol):
         """Prepare the one-row pads of all groups for some steps, where that can be done ahead."""
         ...
 
+    def close(self) -> None:
+        """Overwrite what is left."""
+        ...
+
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads [rows, inner], pads times weights [rows, outputs]); the caller overwrites them."""
         ...
@@ -247,9 +257,10 @@ class LocalMinter:
 
     def first_step(self, group: Outsourced, step: int, rows: int) -> int:
         """Return the first step from this one on that is minted ahead for one row, or whose seed is there."""
-        while not (self._ratchet.has(step) or (rows == 1 and (group.number, step) in self._ahead)):
-            step += 1
-        return step
+        if rows == 1 and (group.number, step) in self._ahead:
+            return step
+        ahead = (n for number, n in self._ahead if rows == 1 and number == group.number and n > step)
+        return min([self._ratchet.first_open(step), *ahead])
 
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads, corrections), minted ahead or now. Refuses: PAD_REUSED."""
@@ -272,7 +283,8 @@ class LocalMinter:
     def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
         """Prepare the one-row pads of all groups for steps first_step to first_step + steps - 1.
 
-        Their seeds are gone afterwards; steps that were passed over stay open.
+        Their tapes are gone afterwards. Steps that were passed over stay open, and who reads the tape of an
+        open step can derive all that follow.
         """
         if not steps:
             return
@@ -285,8 +297,13 @@ class LocalMinter:
             corrections = self._corrected(group, joined)
             joined.zero_()
             for row, step in enumerate(numbers):
-                self._ahead[group.number, step] = drawn[row], corrections[row : row + 1]
+                self._ahead[group.number, step] = drawn[row], corrections[row : row + 1].clone()
+            corrections.zero_()
         self._ratchet.forget(numbers)
+
+    def close(self) -> None:
+        """Return nothing, and overwrite all pads and corrections that are left."""
+        self._forget(constants.STEP_LIMIT)
 
 
 class RankMinter:
@@ -308,6 +325,9 @@ class RankMinter:
 
     def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
         """Return nothing: no work is done ahead."""
+
+    def close(self) -> None:
+        """Return nothing: what is left is the ratchet's."""
 
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads, corrections) of this step. Refuses: PAD_REUSED."""

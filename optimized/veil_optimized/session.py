@@ -17,6 +17,18 @@ Description = tuple[FrameKind, bytes, int, int, int, int, int]
 """What is known of a message beforehand: kind, epoch, group, step, columns, element_bytes, total_rows."""
 
 
+@contextmanager
+def blaming_the_worker() -> Iterator[None]:
+    """Say of a frame that is refused inside whose it was, and what to do."""
+    try:
+        yield
+    except Refused as refused:
+        if not refused.reason.startswith("FRAME_"):
+            raise
+        said = f"the worker's answer was refused: {refused.detail or refused.reason}; use another worker"
+        raise Refused(refused.reason, said) from refused
+
+
 class Channel:
     """One epoch with one worker. The first refusal ends it, and `close` ends it in the same way.
 
@@ -47,10 +59,11 @@ class Channel:
     def _greet(self, model_hash: bytes) -> None:
         """Implements: WIR-P6. Refuses: MODEL_MISMATCH, WORKER_LOST, what `decode` refuses."""
         zeros = (0, 0, 0, 0, 0, 0, 0)
-        self._send(Frame(FrameKind.HELLO, self.epoch, *zeros, model_hash))
-        answer = self._receive()
-        if answer.kind is not FrameKind.WELCOME or answer.epoch != self.epoch:
-            raise Refused(Refusal.FRAME_UNEXPECTED, "not a WELCOME of this epoch")
+        with blaming_the_worker():
+            self._send(Frame(FrameKind.HELLO, self.epoch, *zeros, model_hash))
+            answer = self._receive()
+            if answer.kind is not FrameKind.WELCOME or answer.epoch != self.epoch:
+                raise Refused(Refusal.FRAME_UNEXPECTED, "not a WELCOME of this epoch")
         if answer.payload != model_hash:
             raise Refused(Refusal.MODEL_MISMATCH, "start the worker with the same integer model file")
         self._welcome = True
@@ -89,7 +102,8 @@ class Channel:
             try:
                 if not self._welcome:
                     self._greet(model_hash)
-                return self._exchange(frames, expected)
+                with blaming_the_worker():
+                    return self._exchange(frames, expected)
             except StreamLost:
                 if self.resumed == constants.RESUME_LIMIT:
                     raise

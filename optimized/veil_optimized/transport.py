@@ -27,6 +27,8 @@ OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
 )
 """Nothing is sent twice, and nothing goes through a proxy that the environment names."""
+TOO_LONG: Final = "message larger than max"
+"""What gRPC says of a message above MESSAGE_LIMIT: the peer's fault, and no broken stream."""
 DEADLINE_S: Final = 60.0
 """Seconds for one exchange on one stream, unless the caller says otherwise."""
 PAUSE_S: Final = 0.2
@@ -156,6 +158,8 @@ class GrpcTransport:
         except StopIteration as error:
             raise StreamLost("the worker ended the stream") from error
         except grpc.RpcError as error:
+            if TOO_LONG in str(error):
+                raise Refused(Refusal.FRAME_TOO_LARGE, "a message longer than a frame") from error
             raise StreamLost(self._reason()) from error
         finally:
             self._waiting = False

@@ -229,7 +229,10 @@ def split(
 def check_size(message_bytes: int, row_bytes: int) -> None:
     """Refuse a message that no frames can carry. Refuses: FRAME_TOO_LARGE."""
     if row_bytes > constants.FRAME_LIMIT or message_bytes > constants.REPLY_LIMIT:
-        raise Refused(Refusal.FRAME_TOO_LARGE, f"{message_bytes} bytes in rows of {row_bytes}")
+        raise Refused(
+            Refusal.FRAME_TOO_LARGE,
+            f"{message_bytes} bytes in rows of {row_bytes} fit no message: shorten the prompt",
+        )
 
 
 @dataclass(slots=True)

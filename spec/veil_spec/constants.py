@@ -43,6 +43,8 @@ PRIMES: Final = (2**32 - 5, 2**40 - 87, 2**48 - 59)
 """The fields of linear groups, smallest first: 4, 5 and 6 bytes an element."""
 ACTIVATION_LIMIT: Final = 32767
 """Largest absolute quantised activation: 16 bits with sign."""
+STEP_LIMIT: Final = 2**32 - 1
+"""Steps of an epoch are below it; under it go the bases, which are no pads."""
 LWE_MODULUS: Final = 2**64 - 59
 """q of profile `lwe`: the largest prime of 8 bytes."""
 LWE_NOISE_BUDGET: Final = 33

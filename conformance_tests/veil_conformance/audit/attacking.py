@@ -1,4 +1,4 @@
-"""The attacks, run on transcripts of real prompts: what `rank` gives away, and that `pad` gives nothing."""
+"""A real prompt through a worker: what its transcripts give away under `rank` and under `pad`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,58 +8,29 @@ from typing import Final
 
 import numpy as np
 
-from veil_conformance.attacks import null_space, view
-from veil_conformance.attacks.null_space import Guess, Vocabulary
-from veil_conformance.audit.statistics import SIGNIFICANCE, Interval, Paired, clopper_pearson, paired
+from veil_conformance.attacks import annihilator, modular, view
+from veil_conformance.attacks.annihilator import Guess
+from veil_conformance.attacks.base import Vocabulary
+from veil_conformance.audit.matrix import RANK_READ, Cell
+from veil_conformance.audit.statistics import paired
 from veil_optimized import transcript, wire
-from veil_optimized.enclave import Masking, epoch
+from veil_optimized.enclave import epoch
 from veil_optimized.generate import steps
 from veil_optimized.model import Decoder, Model
+from veil_optimized.profiles import Masking
 from veil_optimized.transcript import Direction
 from veil_spec import constants
 from veil_spec.interface import Tape
 from veil_spec.types import Frame, FrameKind
 
-NAME: Final = "null-space look-up"
-RATIOS: Final = (Fraction(1, 2), Fraction(9, 10))
+LETTER: Final = "recorded letter"
+"""What the report calls these transcripts."""
+RATIO: Final = Fraction(1, 2)
 """m/d of the published profile."""
 DECODED: Final = 2
 """Decoding steps on record after the prompt."""
 LEAST_TOKENS: Final = 300
 """Fewer tokens decide nothing."""
-BROKEN: Final = 0.99
-"""A profile counts as broken if at least this share of the tokens is recovered."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One attack on one transcript; tokens that share their quantised row with another are not scored."""
-
-    profile: str
-    m_over_d: Fraction
-    right: tuple[bool, ...]
-    chance: float
-    expected: str
-    comparison: Paired | None = None
-
-    @property
-    def recovered(self) -> float:
-        """Return the share of scored tokens that the attack named."""
-        return sum(self.right) / max(1, len(self.right))
-
-    @property
-    def interval(self) -> Interval:
-        """Return the exact interval of that share."""
-        return clopper_pearson(sum(self.right), len(self.right))
-
-    @property
-    def holds(self) -> bool:
-        """Return whether the attack did as expected: broke `rank`, or did no better than on uniform rows."""
-        if self.expected == "broken":
-            enough = self.recovered >= BROKEN
-        else:
-            enough = self.comparison is None or self.comparison.p_value >= SIGNIFICANCE
-        return enough and len(self.right) >= LEAST_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +57,9 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True)
 class Attacked:
-    """Every outcome, a scene for the picture, and what the worker was sent."""
+    """A cell for each profile, a scene for the picture, and what the worker was sent."""
 
-    outcomes: tuple[Outcome, ...]
+    cells: tuple[Cell, ...]
     scene: Scene
     exposure: Exposure
 
@@ -115,13 +86,18 @@ class Attacker:
     """
 
     def __init__(
-        self, model: Model, address: str, prompt: list[int], folder: Path, fresh: Callable[[], Tape]
+        self,
+        model: Model,
+        words: Vocabulary,
+        address: str,
+        prompt: list[int],
+        folder: Path,
+        fresh: Callable[[], Tape],
     ) -> None:
-        self._model, self._address, self._prompt = model, address, prompt
+        self._model, self._words = model, words
+        self._address, self._prompt = address, prompt
         self._folder, self._fresh = folder, fresh
-        self._words: Vocabulary = null_space.vocabulary(model)
-        self._scored = [not self._words.duplicate[token] for token in prompt]
-        self._chance = 1 / self._words.distinct
+        self._scored = [not words.duplicate[token] for token in prompt]
 
     def record(self, masking: Masking, name: str) -> Path:
         """Return the transcript of the prompt's step and DECODED more. Refuses: as Enclave does."""
@@ -157,60 +133,54 @@ class Attacker:
         return tuple(guess.token == token for guess, token, scored in pairs if scored)
 
     def run(self, progress: Callable[[str], None]) -> Attacked:
-        """Return the attack on `rank`, `pad` and uniform transcripts, for each m/d, with the same bases."""
-        progress("recording the prompt under profile pad")
+        """Return the look-up on `rank`, and on `pad` beside uniform rows with the basis of `rank`."""
+        progress("recording the letter under profile pad")
         pad_path = self.record(Masking(), "pad")
         pad, exposure = self._seen(pad_path), self.exposure(pad_path)
-        outcomes: list[Outcome] = []
-        scenes: list[Scene] = []
-        for ratio in RATIOS:
-            progress(f"recording the prompt under profile rank, m/d {ratio}")
-            rank = self._taken(Masking("rank", ratio), f"rank-{ratio.numerator}-{ratio.denominator}")
-            null_space.simulate(pad_path, self._folder / "uniform.transcript", self._fresh())
-            uniform = self._seen(self._folder / "uniform.transcript")
-            progress(f"attacking, m/d {ratio}")
-            views = {"rank": rank, "pad": pad, "uniform": uniform}
-            guesses = {
-                name: null_space.guesses(seen, self._words, rank.basis) for name, seen in views.items()
-            }
-            outcomes.extend(self._outcomes(ratio, guesses))
-            scenes.append(self._scene(ratio, views, guesses))
+        progress(f"recording the letter under profile rank, m/d {RATIO}")
+        rank = self._taken(Masking("rank", RATIO), "rank")
+        view.simulate(pad_path, self._folder / "uniform.transcript", self._fresh())
+        uniform = self._seen(self._folder / "uniform.transcript")
         pad_path.unlink()
-        return Attacked(tuple(outcomes), scenes[0], exposure)
+        progress("attacking the recorded letter")
+        views = {"rank": rank, "pad": pad, "uniform": uniform}
+        guesses = {name: annihilator.guesses(seen, self._words, rank.basis) for name, seen in views.items()}
+        return Attacked(self._cells(guesses), self._scene(views, guesses), exposure)
 
-    def _taken(self, masking: Masking, name: str) -> null_space.Seen:
+    def _taken(self, masking: Masking, name: str) -> annihilator.Seen:
         """Return what a worker sees of group 0; the transcript, which is large, does not stay."""
         path = self.record(masking, name)
         seen = self._seen(path)
         path.unlink()
         return seen
 
-    def _seen(self, path: Path) -> null_space.Seen:
+    def _seen(self, path: Path) -> annihilator.Seen:
         """Return what a transcript shows of the prompt's rows in group 0."""
-        seen = null_space.seen(path)
+        seen = annihilator.seen(path)
         return replace(seen, masked=seen.masked[: len(self._prompt)])
 
-    def _outcomes(self, ratio: Fraction, guesses: dict[str, list[Guess]]) -> list[Outcome]:
+    def _cells(self, guesses: dict[str, list[Guess]]) -> tuple[Cell, ...]:
         right = {name: self._right(guessed) for name, guessed in guesses.items()}
-        versus = paired(right["pad"], right["uniform"])
-        return [
-            Outcome("rank", ratio, right["rank"], self._chance, "broken"),
-            Outcome("pad", ratio, right["pad"], self._chance, "chance", versus),
-            Outcome("uniform", ratio, right["uniform"], self._chance, "chance"),
-        ]
+        about = (LETTER, annihilator.ATTACK.name)
+        detail = f"m/d {RATIO}"
+        read = Cell(*about, "rank", "rank", "read", RANK_READ, LEAST_TOKENS, detail, right["rank"])
+        hidden = Cell(*about, "pad", "pad", "hidden", 0.0, LEAST_TOKENS, "", right["pad"])
+        noise = right["uniform"]
+        compared = replace(
+            hidden, uniform=sum(noise) / max(1, len(noise)), comparison=paired(right["pad"], noise)
+        )
+        return tuple(replace(cell, chance=1 / self._words.distinct) for cell in (read, compared))
 
-    def _scene(
-        self, ratio: Fraction, views: dict[str, null_space.Seen], guesses: dict[str, list[Guess]]
-    ) -> Scene:
+    def _scene(self, views: dict[str, annihilator.Seen], guesses: dict[str, list[Guess]]) -> Scene:
         shown = slice(0, PICTURED_TOKENS), slice(0, PICTURED_COLUMNS)
         integers = self._words.rows[np.array(self._prompt[:PICTURED_TOKENS])][:, shown[1]]
         modulus = views["rank"].modulus
         return Scene(
-            ratio,
+            RATIO,
             modulus,
             self._prompt[:PICTURED_TOKENS],
             integers.tolist(),
-            {name: null_space.centred(views[name].masked[shown], modulus).tolist() for name in PICTURED},
+            {name: modular.centred(views[name].masked[shown], modulus).tolist() for name in PICTURED},
             {name: [guess.token for guess in guesses[name][:PICTURED_TOKENS]] for name in PICTURED},
         )
 

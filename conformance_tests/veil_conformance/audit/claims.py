@@ -1,15 +1,17 @@
 """Every claim of the audit, with the verdict that the measurements give it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
 import torch
 
-from veil_conformance.audit import attacking, evidence, faithful, lying
-from veil_conformance.audit.attacking import Attacked
+from veil_conformance.attacks.registry import ATTACKS
+from veil_conformance.audit import evidence, faithful, lying, secrecy
+from veil_conformance.audit.attacking import LETTER, Attacked
 from veil_conformance.audit.decoding import Checking, Decoded, Tally
+from veil_conformance.audit.matrix import SCHEME_READ, Cell, Matrix
 from veil_conformance.audit.options import NOMINAL_EPSILON, Options
 from veil_conformance.audit.report import Claim, verdict
 from veil_optimized.model import Model
@@ -28,6 +30,8 @@ class Found:
     reference: Tally
     faithful: faithful.Comparison
     attacked: Attacked
+    matrix: Matrix
+    materials: list[secrecy.Material]
     caught: list[lying.Caught]
     certificate: Certificate
     certificates_agree: bool
@@ -127,43 +131,98 @@ def _identity(options: Options, found: Found) -> Iterator[Claim]:
     )
 
 
-def _attacks(found: Found) -> Iterator[Claim]:
-    for outcome in found.attacked.outcomes:
-        figures: dict[str, str | float | bool] = {
-            "tokens": len(outcome.right),
-            "recovered": sum(outcome.right),
-        }
-        if outcome.profile == "rank":
-            yield Claim(
-                f"rank-leaks-{outcome.m_over_d}",
-                f"From profile `rank` at m/d {outcome.m_over_d}, the null-space look-up reads the prompt.",
-                "measured",
-                verdict(outcome.holds),
-                "The published profile is not private. The attacker has the transcript and the public model.",
-                figures | {"share needed": attacking.BROKEN},
-                ["spec/remo.md"],
-                ["proofs/prove_rank_leaks.py"],
-                ["conformance_tests/test_attacks.py"],
-            )
-        elif outcome.comparison is not None:
-            versus = outcome.comparison
-            yield Claim(
-                f"pad-hides-{outcome.m_over_d}",
-                f"From profile `pad`, the same attack (basis of m/d {outcome.m_over_d}) gets no more than "
-                "from uniform noise.",
-                "measured",
-                verdict(outcome.holds),
-                "The same tokens, the same basis, a transcript of uniform elements: an exact paired test.",
-                figures
-                | {
-                    "right only here": versus.only_first,
-                    "right only on noise": versus.only_second,
-                    "p-value": versus.p_value,
-                },
-                ["spec/remo.md"],
-                ["proofs/prove_masking.py"],
-                ["conformance_tests/test_attacks.py"],
-            )
+def _cells(matrix: Matrix, chosen: Callable[[Cell], bool]) -> dict[str, str | float | bool]:
+    """Return the figures of a claim about some cells: how many, the fewest tokens, and the shares."""
+    cells = [cell for cell in matrix.cells if chosen(cell) and cell.expected != "refused"]
+    figures: dict[str, str | float | bool] = {
+        "cells": len(cells),
+        "fewest tokens": min((len(cell.right) for cell in cells), default=0),
+        "least share named": min((cell.named for cell in cells), default=0.0),
+        "largest share named": max((cell.named for cell in cells), default=0.0),
+    }
+    compared = [cell.comparison for cell in cells if cell.comparison is not None]
+    if compared:
+        figures["least p-value"] = min(each.p_value for each in compared)
+        figures["level of each test"] = matrix.level
+    return figures
+
+
+def _said(
+    matrix: Matrix, name: str, title: str, evidence: str, proof: str, chosen: Callable[[Cell], bool]
+) -> Claim:
+    """Return a claim about some cells of the matrix."""
+    return Claim(
+        name,
+        title,
+        "measured",
+        verdict(matrix.hold(chosen)),
+        evidence,
+        _cells(matrix, chosen),
+        ["spec/remo.md"],
+        [f"proofs/{proof}.py"],
+        ["conformance_tests/test_audit_matrix.py"],
+    )
+
+
+def attacks(matrix: Matrix) -> Iterator[Claim]:
+    """Yield the claims that the matrix decides."""
+    yield _said(
+        matrix,
+        "rank-is-read",
+        "Profile `rank` over a field is read at least to 99 %, down to a null space of one dimension.",
+        "The look-up in the null space of the public basis, and sequential matching through every tap.",
+        "prove_rank_leaks",
+        lambda cell: cell.column == "rank" and cell.subject != LETTER,
+    )
+    yield _said(
+        matrix,
+        "real-rank-is-read",
+        "Real-valued `rank` at sigma 10: nearest neighbour names single-digit percent, the null space 99 %.",
+        "Both on the same kind of view. The first is what the paper measures; it does not use the basis. "
+        "The small share is required of the audited model alone.",
+        "prove_rank_leaks",
+        lambda cell: cell.column == "real rank",
+    )
+    yield _said(
+        matrix,
+        "schemes-are-read",
+        "Every broken scheme of the suite is read by the attack that is made for it.",
+        f"At least {SCHEME_READ:.0%} of the tokens. An attack that breaks nothing would show nothing below.",
+        "prove_rank_leaks",
+        lambda cell: cell.column == "own target",
+    )
+    untried = matrix.untried()
+    yield Claim(
+        "every-attack-was-tried",
+        "Every attack of the suite ran on `pad`, on `lwe` and on each scheme that it must break.",
+        "checked",
+        verdict(not untried),
+        "Cells of a model that a profile refuses do not count.",
+        {"attacks": len(ATTACKS), "pairs left out": len(untried)},
+        ["spec/remo.md"],
+        [],
+        ["conformance_tests/test_audit_matrix.py"],
+    )
+    for profile, proof in (("pad", "prove_masking"), ("lwe", "prove_lwe_privacy")):
+        yield _said(
+            matrix,
+            f"{profile}-hides",
+            f"No attack gets more from profile `{profile}` than from uniform noise of the same shape.",
+            "An exact paired test in every cell; the level of each is such that an honest run fails with a "
+            "probability of at most 0.1 % in all tests together.",
+            proof,
+            lambda cell, profile=profile: (  # type: ignore[misc]
+                cell.column == profile and cell.subject != LETTER and cell.expected != "refused"
+            ),
+        )
+    yield _said(
+        matrix,
+        "recorded-letter",
+        "In transcripts of a real prompt through the worker, `rank` is read and `pad` is not.",
+        "Recorded as the worker was sent them; the attacker has them and the public model.",
+        "prove_masking",
+        lambda cell: cell.subject == LETTER,
+    )
 
 
 def _traffic(model: Model, found: Found) -> Iterator[Claim]:
@@ -191,6 +250,24 @@ def _traffic(model: Model, found: Found) -> Iterator[Claim]:
         ["spec/remo.md"],
         [],
         ["conformance_tests/veil_conformance/audit/decoding.py"],
+    )
+
+
+def _weights(found: Found) -> Claim:
+    wrong = [each.material for each in found.materials if not each.recovered]
+    return Claim(
+        "weights-are-with-the-enclave",
+        "Under every profile, what enclave or dealer hold or learn gives the weights away.",
+        "checked",
+        verdict(bool(found.materials) and not wrong),
+        "Solved for on the first linear layer: whoever is named as trusted below has to be.",
+        {
+            "kinds of material": len(found.materials),
+            "that gave all weights": len(found.materials) - len(wrong),
+        },
+        ["spec/remo.md"],
+        [],
+        ["conformance_tests/veil_conformance/audit/secrecy.py"],
     )
 
 
@@ -286,7 +363,8 @@ def claims(options: Options, model: Model, found: Found) -> list[Claim]:
     """Return every claim with its verdict: measured ones first, then checked, then proved."""
     made = [
         *_identity(options, found),
-        *_attacks(found),
+        *attacks(found.matrix),
+        _weights(found),
         *_traffic(model, found),
         _lies(found),
         _fits(model),

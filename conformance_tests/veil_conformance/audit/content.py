@@ -14,12 +14,13 @@ from typing import Final
 import torch
 
 import veil_spec
-from veil_conformance.audit import attacking, decoding, evidence, faithful, report, texts
+from veil_conformance.audit import attacking, costs, decoding, evidence, faithful, report, statistics, texts
 from veil_conformance.audit.claims import Found
 from veil_conformance.audit.decoding import Decoded
+from veil_conformance.audit.matrix import Cell, Matrix
 from veil_conformance.audit.options import INTEGER_FILE, NOMINAL_EPSILON, TOY_TABLE, Options, Words
 from veil_conformance.audit.report import Claim, Json
-from veil_optimized import accounting
+from veil_optimized import accounting, integrity
 from veil_optimized.model import Model
 
 PACKAGES: Final = ("torch", "transformers", "numpy", "grpcio")
@@ -33,36 +34,48 @@ def _promises(
     return [{"text": text, "claims": list(ids), "shown": holding.issuperset(ids)} for text, ids in stated]
 
 
-def _attack_rows(found: Found) -> Sequence[Mapping[str, Json]]:
-    rates = {(each.profile, each.m_over_d): each.recovered for each in found.attacked.outcomes}
-
-    def versus(outcome: attacking.Outcome) -> Json:
-        compared = outcome.comparison
-        if compared is None:
-            return None
-        return {
-            "against": "uniform",
+def _cell(cell: Cell, level: float) -> Mapping[str, Json]:
+    compared = cell.comparison
+    return {
+        "subject": cell.subject,
+        "attack": cell.attack,
+        "column": cell.column,
+        "target": cell.target,
+        "detail": cell.detail,
+        "expected": cell.expected,
+        "holds": cell.holds(level),
+        "tokens": len(cell.right),
+        "named": cell.named,
+        "interval": list(cell.interval),
+        "chance": cell.chance,
+        "paired": None
+        if compared is None
+        else {
+            "uniform": cell.uniform,
             "only_here": compared.only_first,
             "only_there": compared.only_second,
-            "difference": outcome.recovered - rates["uniform", outcome.m_over_d],
+            "units": compared.units,
             "interval": list(compared.interval),
             "p_value": compared.p_value,
-        }
+        },
+    }
 
-    return [
-        {
-            "attack": attacking.NAME,
-            "profile": each.profile,
-            "m_over_d": float(each.m_over_d),
-            "recovered": each.recovered,
-            "chance": each.chance,
-            "interval": list(each.interval),
-            "tokens": len(each.right),
-            "expected": each.expected,
-            "paired": versus(each),
-        }
-        for each in found.attacked.outcomes
-    ]
+
+def _matrix(matrix: Matrix) -> Mapping[str, Json]:
+    return {
+        "false_alarm": statistics.FALSE_ALARM,
+        "comparisons": matrix.comparisons,
+        "level": matrix.level,
+        "cells": [_cell(cell, matrix.level) for cell in matrix.cells],
+        "curve": {
+            "tokens": matrix.curve_tokens,
+            "points": [asdict(point) for point in matrix.curve],
+        },
+    }
+
+
+def _profiles(model: Model) -> Sequence[Mapping[str, Json]]:
+    return [asdict(each) for each in costs.profile_costs(model)]
 
 
 def _cost(cost: decoding.Cost) -> Mapping[str, Json]:
@@ -184,6 +197,7 @@ def assemble(
             "name": model.name,
             "parameters": model.parameters,
             "hash": model.digest.hex(),
+            "commitment": integrity.commitment(model.groups).hex(),
             "layers": model.shape.layers,
             "vocabulary": model.shape.vocabulary,
         },
@@ -207,7 +221,9 @@ def assemble(
             "gap_limit": faithful.GAP_LIMIT,
             "flips": [asdict(flip) for flip in close.flips],
         },
-        "attacks": _attack_rows(found),
+        "matrix": _matrix(found.matrix),
+        "weights": [asdict(each) for each in found.materials],
+        "profiles": _profiles(model),
         "epsilon": _epsilon(found),
         "cost": _cost(found.decoded.cost),
         "picture": _scene(options.words, found.attacked.scene),

@@ -9,6 +9,7 @@ from rich.console import Console
 
 import veil_spec
 from veil_conformance.audit import evidence, texts
+from veil_conformance.audit.trials import Plan
 
 INTEGER_FILE: Final = "integer.safetensors"
 TOY_TABLE: Final = Path(veil_spec.__file__).parent / "toy_table.json"
@@ -45,5 +46,7 @@ class Options:
     root: Path | None = field(default_factory=evidence.tree)
     suites: bool = True
     """Whether to run the proofs and the conformance suite; without them their claims are not claimed."""
+    plan: Plan = field(default_factory=Plan)
+    """How much of the matrix of attacks is tried."""
     worker: str | None = None
     """HOST:PORT of a running worker; without it the audit starts one."""

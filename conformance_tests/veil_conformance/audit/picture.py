@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 import matplotlib as mpl
@@ -17,6 +18,13 @@ RIGHT: Final = "#0b6e4f"
 WRONG: Final = "#b3261e"
 COLOURS: Final = "RdBu"
 TITLES: Final = ("token", "in the enclave", "in the cloud", "attack's guess")
+
+
+def styled() -> AbstractContextManager[None]:
+    """Return a context in which figures have the page's fonts, and the same bytes for the same content."""
+    return mpl.rc_context(
+        {"font.family": ["DejaVu Sans", "sans-serif"], "svg.hashsalt": "veil", "svg.fonttype": "none"}
+    )
 
 
 def signed_bits(values: Sequence[Sequence[int]]) -> NDArray[np.float64]:
@@ -58,9 +66,7 @@ def draw(
 ) -> str:
     """Return one profile's picture as an SVG data address: a row for each token, four columns."""
     scale = Normalize(-np.log2(modulus / 2), np.log2(modulus / 2))
-    with mpl.rc_context(
-        {"font.family": ["DejaVu Sans", "sans-serif"], "svg.hashsalt": "veil", "svg.fonttype": "none"}
-    ):
+    with styled():
         figure = Figure(figsize=(4.6, 0.23 * len(tokens) + 1.0), layout="constrained")
         grid = figure.subplots(1, 4, width_ratios=(1.15, 1.5, 1.5, 1.3))
         _words(grid[0], [visible(token) for token in tokens], [INK] * len(tokens))
@@ -75,10 +81,11 @@ def draw(
         bar = figure.colorbar(shared, ax=list(grid), location="bottom", aspect=40, shrink=0.9, pad=0.02)
         bar.set_label("signed size in bits, the same scale for both", fontsize=8)
         bar.ax.tick_params(labelsize=7.5)
-        return _address(figure)
+        return address(figure)
 
 
-def _address(figure: Figure) -> str:
+def address(figure: Figure) -> str:
+    """Return a figure as an SVG data address, which stands alone in a page."""
     written = io.BytesIO()
     figure.savefig(written, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(written.getvalue()).decode()

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from rich.table import Table
 from rich.text import Text
 
-from veil_conformance.audit import picture
+from veil_conformance.audit import charts, picture
 
 Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 Kind = Literal["proved", "checked", "measured"]
@@ -127,6 +127,16 @@ class _Page:
         path = str(found(self._report, key))
         return Markup('<a href="{}" data-key="{}">{}</a>').format(self._prefix + path, key, path)
 
+    def heat_map(self, subject: str) -> str:
+        """Return the heat map of one model of the matrix."""
+        return charts.heat_map(squares(self._report, subject))
+
+    def curve(self) -> str:
+        """Return the curve over the scale of real-valued masks."""
+        points = [point for point in _list(found(self._report, "matrix.curve.points"))]
+        columns = [_numbers(points, name) for name in ("sigma", "nearest", "null_space")]
+        return charts.curve(*columns)
+
     def draw(self, profile: str) -> str:
         """Return the picture of a profile."""
         scene = found(self._report, "picture")
@@ -143,10 +153,50 @@ class _Page:
         )
 
 
+def squares(report: Json, subject: str) -> list[charts.Square]:
+    """Return the heat map of one model: of several cells in one square the one furthest from expected."""
+    worst: dict[tuple[str, str], charts.Square] = {}
+    for cell in _list(found(report, "matrix.cells")):
+        if not isinstance(cell, Mapping) or cell["subject"] != subject:
+            continue
+        place, share = (str(cell["attack"]), str(cell["column"])), _share(cell)
+        square = charts.Square(*place, share, bool(cell["holds"]))
+        if place not in worst or _further(cell["expected"], square, worst[place]):
+            worst[place] = square
+    return list(worst.values())
+
+
+def _share(cell: Mapping[str, Json]) -> float | None:
+    named = cell["named"]
+    if cell["expected"] == "refused" or not isinstance(named, int | float):
+        return None
+    return float(named)
+
+
+def _further(expected: Json, square: charts.Square, other: charts.Square) -> bool:
+    if square.share is None or other.share is None or square.holds != other.holds:
+        return not square.holds
+    return square.share < other.share if expected == "read" else square.share > other.share
+
+
+def subjects(report: Json) -> list[str]:
+    """Return the models of the matrix that were met with more than one attack."""
+    met: dict[str, set[str]] = {}
+    for cell in _list(found(report, "matrix.cells")):
+        if isinstance(cell, Mapping):
+            met.setdefault(str(cell["subject"]), set()).add(str(cell["attack"]))
+    return [subject for subject, attacks in met.items() if len(attacks) > 1]
+
+
 def _list(value: Json) -> Sequence[Json]:
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise TypeError("a list is expected")
     return value
+
+
+def _numbers(points: Sequence[Json], name: str) -> list[float]:
+    values = [point[name] for point in points if isinstance(point, Mapping)]
+    return [float(value) for value in values if isinstance(value, int | float)]
 
 
 def _integer(value: Json) -> int:
@@ -170,7 +220,15 @@ def render(report: Json, prefix: str | None = None) -> str:
     )
     template = environment.from_string(files(PACKAGE).joinpath("report.html.j2").read_text("utf-8"))
     page = _Page(report, prefix)
-    return template.render(report=report, show=page.show, link=page.link, draw=page.draw)
+    return template.render(
+        report=report,
+        show=page.show,
+        link=page.link,
+        draw=page.draw,
+        heat_map=page.heat_map,
+        curve=page.curve,
+        subjects=subjects(report),
+    )
 
 
 def write(report: Json, folder: Path, root: Path | None) -> None:

@@ -15,13 +15,15 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from veil_conformance.audit import decoding, faithful, lying, report
+from veil_conformance.attacks import base
+from veil_conformance.audit import decoding, faithful, lying, report, secrecy
 from veil_conformance.audit.attacking import Attacker
 from veil_conformance.audit.claims import Found, claims
 from veil_conformance.audit.content import assemble
 from veil_conformance.audit.decoding import Decoded, Tally
 from veil_conformance.audit.evidence import Evidence
 from veil_conformance.audit.options import INTEGER_FILE, NOMINAL_EPSILON, TOY_TABLE, Options
+from veil_conformance.audit.trials import Trials
 from veil_optimized import accounting
 from veil_optimized.model import Decoder, Model, load
 from veil_optimized.tape import SeededTape
@@ -117,10 +119,29 @@ def _measure(options: Options, model: Model, scratch: Path, tell: Callable[[str]
             tell("waiting for proofs and conformance suite")
             proofs = runs.proofs() if runs else None
             conformance = runs.conformance() if runs else None
-        attacked = Attacker(model, address, letter, scratch, _fresh_tape).run(tell)
+        tell("reading the vocabulary's rows")
+        known = base.vocabulary(model)
+        attacked = Attacker(model, known, address, letter, scratch, _fresh_tape).run(tell)
+    matrix = Trials(options.plan, _fresh_tape, tell).run(model, known, letter)
+    matrix.cells.extend(attacked.cells)
+    tell("solving for weights")
+    materials = secrecy.table(model)
     tell("letting workers lie")
     caught = lying.expose(model, decoded.told[0].prompt[:3])
-    return Found(decoded, compared, close, attacked, caught, stated, agree, alpha, proofs, conformance)
+    return Found(
+        decoded,
+        compared,
+        close,
+        attacked,
+        matrix,
+        materials,
+        caught,
+        stated,
+        agree,
+        alpha,
+        proofs,
+        conformance,
+    )
 
 
 def audit(options: Options) -> bool:

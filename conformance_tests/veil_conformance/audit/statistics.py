@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 from scipy.stats import binomtest
 
 CONFIDENCE: Final = 0.95
 """Coverage of every interval in the report."""
-SIGNIFICANCE: Final = 0.001
-"""An excess over chance counts as one if it is less likely than this."""
+FALSE_ALARM: Final = 1e-3
+"""An honest audit fails by chance with at most this probability, all comparisons together."""
 
 Interval = tuple[float, float]
 
@@ -24,21 +25,50 @@ def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE) -> I
 class Paired:
     """Two attacks on the same tokens: hits of one alone, and how likely so many are if neither is better.
 
-    `interval` covers the difference of the two hit rates with at least 95 %: with that probability both rates
-    lie in their own exact 97.5 % intervals.
+    `units` are the tokens, or the messages or prompts that they come in, that were exchanged independently;
+    `interval` covers the difference of the two hit rates with at least 95 %, for independent tokens: with
+    that probability both rates lie in their own exact 97.5 % intervals.
     """
 
     only_first: int
     only_second: int
+    units: int
     p_value: float
     interval: Interval
 
+    def decides(self, level: float) -> bool:
+        """Return whether there are units enough for a p-value below a level, if one side is always ahead."""
+        return 0.5**self.units < level
 
-def paired(first: Sequence[bool], second: Sequence[bool]) -> Paired:
-    """Return the exact one-sided comparison (McNemar) of two attacks on the same tokens."""
-    pairs = list(zip(first, second, strict=True))
-    ahead, behind = pairs.count((True, False)), pairs.count((False, True))
-    p_value = float(binomtest(ahead, ahead + behind, alternative="greater").pvalue) if ahead + behind else 1.0
+
+def exchanged(differences: Sequence[int]) -> float:
+    """Return how likely a sum as large as this is if each difference had either sign by a fair coin.
+
+    Exact up to rounding: the distribution is summed up coin by coin.
+    """
+    steps = [abs(step) for step in differences if step]
+    law = np.ones(1)
+    for step in steps:
+        law = (np.pad(law, (2 * step, 0)) + np.pad(law, (0, 2 * step))) / 2
+    total = sum(steps)
+    return float(min(1.0, law[sum(differences) + total :].sum()))
+
+
+def paired(first: Sequence[bool], second: Sequence[bool], units: Sequence[int] | None = None) -> Paired:
+    """Return the exact one-sided comparison of two attacks on the same tokens; `units` says whose each is.
+
+    With single tokens as units it is McNemar's test.
+    """
+    difference = np.asarray(first, dtype=np.int64) - np.asarray(second, dtype=np.int64)
+    labels = range(len(difference)) if units is None else units
+    numbers = np.unique(np.array(labels, dtype=np.int64), return_inverse=True)[1]
+    summed = np.bincount(numbers, difference).astype(np.int64).tolist()
     each = (1 + CONFIDENCE) / 2
     high, low = clopper_pearson(sum(first), len(first), each), clopper_pearson(sum(second), len(second), each)
-    return Paired(ahead, behind, p_value, (high[0] - low[1], high[1] - low[0]))
+    return Paired(
+        int((difference > 0).sum()),
+        int((difference < 0).sum()),
+        len(summed),
+        exchanged(summed),
+        (high[0] - low[1], high[1] - low[0]),
+    )

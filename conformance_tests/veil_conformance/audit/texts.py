@@ -42,7 +42,12 @@ PROTECTED: Final = (
         "Under profile `pad`, what a worker is sent tells it no more about the prompt, the response or any "
         "value inside the model than lengths, shapes and timing do, whether it follows the protocol or not. "
         "This rests on ChaCha20: a worker that could tell its words from random ones might learn more.",
-        ("RMO-G1", "RMO-G2", "RMO-G3", "TAP-G1", "pad-hides-1/2", "pad-hides-9/10"),
+        ("RMO-G1", "RMO-G2", "RMO-G3", "TAP-G1", "pad-hides", "recorded-letter"),
+    ),
+    (
+        "Profile `lwe` hides as much without a minter that reads weights, if learning with errors is hard "
+        "at the stated parameters. Layers for which it is not secure or does not pay are refused.",
+        ("RMO-G6", "RMO-G7", "lwe-hides", "every-attack-was-tried"),
     ),
     (
         "A wrong answer from the worker is caught before it is used, except with a probability of at most "
@@ -68,7 +73,7 @@ NOT_PROTECTED: Final = (
     ),
     (
         "Profile `rank`, the published one, gives the prompt away. It is opt-in, for comparison.",
-        ("RMO-G5", "rank-leaks-1/2", "rank-leaks-9/10"),
+        ("RMO-G5", "rank-is-read", "real-rank-is-read", "recorded-letter"),
     ),
     (
         "The enclave is taken on trust: this edition has no attestation, and side channels of the machine "
@@ -89,7 +94,11 @@ NOT_PROTECTED: Final = (
         "path can end an epoch.",
         (),
     ),
-    ("The weights are known to enclave and worker alike.", ()),
+    (
+        "The weights are known to enclave and worker alike; whoever has what an enclave holds can solve for "
+        "them.",
+        ("weights-are-with-the-enclave",),
+    ),
     (
         "The certificate below is about a toy table with invented scores; no text is sanitized here.",
         (),
