@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,7 @@ def test_real_processes_give_the_plain_logits_show_nothing_secret_and_end_when_t
         assert b"BEGIN" not in shown
         assert written_by(process) == []
         os.kill(int(process.name), signal.SIGTERM)
-        assert waited(lambda: minter.take(model.groups[0], 4, 1)) < 10
+        assert waited(lambda: [minter.take(model.groups[0], step, 1) for step in count(4)]) < 10
         status = os.waitid(os.P_PID, int(process.name), os.WEXITED | os.WNOWAIT)
     assert status is not None
     assert (status.si_code, status.si_status) == (os.CLD_EXITED, 0)
