@@ -35,6 +35,21 @@ def test_import_writes_what_generate_reads(checkpoint: Path, imported: Path, tmp
     assert made.returncode == 0, made.stderr
     name = "integer.safetensors"
     assert (tmp_path / "made" / name).read_bytes() == (imported / name).read_bytes()
+    commitment = made.stdout.partition("(Merkle root): ")[2].split()[0]
+    model = str(tmp_path / "made")
+    known = veil(
+        "generate",
+        PROMPT,
+        "--model",
+        model,
+        "--mode",
+        "plain",
+        "--commitment",
+        commitment,
+        "--new-tokens",
+        "2",
+    )
+    assert known.returncode == 0, known.stderr
 
 
 def test_an_enclave_answers_requests_and_refuses_a_broken_one_by_name(imported: Path) -> None:
@@ -76,6 +91,10 @@ def test_an_enclave_answers_requests_and_refuses_a_broken_one_by_name(imported: 
         (["generate", PROMPT, "--model", "MODEL", "--transcript", "nowhere/new"], "nowhere/new"),
         (["generate", "\udcff", "--model", "MODEL"], "prompt"),
         (["enclave", "--model", "MODEL"], "--worker"),
+        (["generate", PROMPT, "--model", "MODEL", "--commitment", "00" * 32], "--commitment"),
+        (["generate", PROMPT, "--model", "MODEL", "--mode", "plain", "--m-over-d", "1/2"], "--m-over-d"),
+        (["generate", PROMPT, "--model", "MODEL", "--transcript", "a", "--plaintext", "a"], "--plaintext"),
+        (["generate", PROMPT, "--model", "MODEL", "--identity", "-"], "--identity"),
         (["worker", "--model", "MODEL", "--device", "banana"], "--device banana"),
         (["worker", "--model", "MODEL", "--address", "nonsense"], "--address"),
         (["worker", "--model", "nowhere"], "nowhere"),

@@ -100,6 +100,9 @@ PlaintextOption = Annotated[
 ProfileOption = Annotated[
     Profile, typer.Option(help="lwe needs layers of 2048 and more; rank is the published one and not private")
 ]
+CommitmentOption = Annotated[
+    str | None, typer.Option(help="Merkle root that `veil import` printed: other weights are refused")
+]
 MinterOption = Annotated[
     MinterKind, typer.Option(help="dealer: a process that is trusted with the text, as the enclave is")
 ]
@@ -146,6 +149,7 @@ def generate(
     identity: IdentityOption = None,
     peer: PeerOption = None,
     plaintext: PlaintextOption = None,
+    commitment: CommitmentOption = None,
 ) -> None:
     """Generate text; without --worker, start an enclave and a worker process on this machine."""
     from veil import service
@@ -153,7 +157,7 @@ def generate(
     if identity == STANDARD_INPUT:
         raise Refused(Refusal.MODE_UNAVAILABLE, "--identity - is for `veil enclave`: give a file")
     _check_minter(minter, mode, profile, dealer, identity, peer)
-    settings = _settings(model, mode, profile, m_over_d, transcript, worker, plaintext)
+    settings = _settings(model, mode, profile, m_over_d, transcript, worker, plaintext, commitment)
     request = service.Request(sys.stdin.read() if prompt == "-" else prompt, new_tokens, raw)
     with (
         _worker_address(settings, worker) as address,
@@ -178,12 +182,13 @@ def enclave(
     identity: IdentityOption = None,
     peer: PeerOption = None,
     plaintext: PlaintextOption = None,
+    commitment: CommitmentOption = None,
 ) -> None:
     """Serve prompts as JSON lines on standard input and output, with every product computed by a worker."""
     from veil import service
 
     _check_minter(minter, mode, profile, dealer, identity, peer)
-    settings = _settings(model, mode, profile, m_over_d, transcript, worker, plaintext)
+    settings = _settings(model, mode, profile, m_over_d, transcript, worker, plaintext, commitment)
     if settings.mode == "masked" and worker is None:
         raise Refused(
             Refusal.WORKER_LOST, "--worker is missing: give the HOST:PORT that `veil worker` prints"
@@ -439,6 +444,7 @@ def _settings(
     transcript: Path | None,
     worker: str | None,
     plaintext: Path | None = None,
+    commitment: str | None = None,
 ) -> "service.Settings":
     if mode in (Mode.SPLIT, Mode.BOTH):
         raise Refused(Refusal.MODE_UNAVAILABLE, f"--mode {mode} is not in this edition: use masked or plain")
@@ -458,7 +464,13 @@ def _settings(
     from veil import service
 
     settings = service.Settings(
-        model, str(mode), str(profile), _ratio(m_over_d), transcript, plaintext=plaintext
+        model,
+        str(mode),
+        str(profile),
+        _ratio(m_over_d),
+        transcript,
+        plaintext=plaintext,
+        commitment=commitment,
     )
     if not settings.private:
         print("veil: not_private: no guarantee covers this run", file=sys.stderr)

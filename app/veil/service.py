@@ -13,7 +13,7 @@ from typing import IO, Final, TypedDict
 
 from veil.importer import INTEGER_FILE
 from veil.text import Text
-from veil_optimized import plaintext
+from veil_optimized import integrity, plaintext
 from veil_optimized.dealer import Contact, line_of
 from veil_optimized.enclave import Enclave, epoch
 from veil_optimized.generate import steps
@@ -38,6 +38,7 @@ class Settings:
     transcript: Path | None
     dealer: str | None = None
     plaintext: Path | None = None
+    commitment: str | None = None
 
     @property
     def integer_file(self) -> Path:
@@ -67,6 +68,7 @@ class Settings:
         if self.dealer is not None:
             given += ["--minter", "dealer", "--dealer", self.dealer, "--identity", "-"]
         given += ["--plaintext", str(self.plaintext)] if self.plaintext else []
+        given += ["--commitment", self.commitment] if self.commitment else []
         return given + (["--transcript", str(self.transcript)] if self.transcript else [])
 
 
@@ -162,6 +164,7 @@ def serve(
 ) -> None:
     """Answer each request line with reply lines, all in one epoch, until the requests end."""
     model, text = load(settings.integer_file), Text(settings.model)
+    _check_commitment(model, settings.commitment)
     _check_rank(model, settings.m_over_d)
     writing = nullcontext() if settings.plaintext is None else plaintext.Writer(settings.plaintext)
     with writing as record, _enclave(settings, model, worker, dealer, record) as enclave:
@@ -170,6 +173,13 @@ def serve(
                 print(json.dumps(reply), file=replies, flush=True)
             if enclave is not None and enclave.channel.ended:
                 return
+
+
+def _check_commitment(model: Model, expected: str | None) -> None:
+    """Refuse weights that are not the expected ones. Refuses: MODEL_MISMATCH."""
+    if expected is not None and integrity.commitment(model.groups).hex() != expected.lower():
+        remedy = "--commitment is not that of the model's weights: get the file that it was made for"
+        raise Refused(Refusal.MODEL_MISMATCH, remedy)
 
 
 def _check_rank(model: Model, ratio: Fraction | None) -> None:
