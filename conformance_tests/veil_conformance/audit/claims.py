@@ -14,6 +14,7 @@ from veil_conformance.audit.decoding import Checking, Decoded, Tally
 from veil_conformance.audit.matrix import SCHEME_READ, Cell, Matrix
 from veil_conformance.audit.options import NOMINAL_EPSILON, Options
 from veil_conformance.audit.report import Claim, verdict
+from veil_conformance.audit.reusing import EPOCHS, Masks
 from veil_optimized.model import Model
 from veil_spec import constants
 from veil_spec.types import Certificate
@@ -30,6 +31,7 @@ class Found:
     reference: Tally
     faithful: faithful.Comparison
     attacked: Attacked
+    masks: Masks
     matrix: Matrix
     materials: list[secrecy.Material]
     caught: list[lying.Caught]
@@ -271,6 +273,28 @@ def _weights(found: Found) -> Claim:
     )
 
 
+def _fresh(found: Found) -> Claim:
+    looked = found.masks.report
+    return Claim(
+        "no-mask-twice",
+        "No mask, and no part of one, was used twice: recomputed from what was sent and what was masked.",
+        "measured",
+        verdict(found.masks.holds),
+        "Epochs of one prompt through the worker, in the enclave's test mode. A mask is what was sent minus "
+        "the plaintext, whatever indices the enclave believes in; the plaintext is that of plain inference.",
+        {
+            "epochs": EPOCHS,
+            "masked rows": looked.rows,
+            "elements": looked.elements,
+            "used twice": len(looked.findings),
+            "plaintext as in plain inference": found.masks.truthful,
+        },
+        ["spec/remo.md"],
+        ["proofs/prove_freshness.py"],
+        ["conformance_tests/test_audit_report.py"],
+    )
+
+
 def _lies(found: Found) -> Claim:
     met = {each.lie: f"{each.refusal}, {'silent' if each.silent else 'NOT SILENT'}" for each in found.caught}
     return Claim(
@@ -366,6 +390,7 @@ def claims(options: Options, model: Model, found: Found) -> list[Claim]:
         *attacks(found.matrix),
         _weights(found),
         *_traffic(model, found),
+        _fresh(found),
         _lies(found),
         _fits(model),
         soundness(model, found.decoded.checking),

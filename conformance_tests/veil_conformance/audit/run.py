@@ -16,7 +16,7 @@ from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from veil_conformance.attacks import base
-from veil_conformance.audit import decoding, faithful, lying, report, secrecy
+from veil_conformance.audit import decoding, faithful, lying, report, reusing, secrecy
 from veil_conformance.audit.attacking import Attacker
 from veil_conformance.audit.claims import Found, claims
 from veil_conformance.audit.content import assemble
@@ -119,6 +119,8 @@ def _measure(options: Options, model: Model, scratch: Path, tell: Callable[[str]
             tell("waiting for proofs and conformance suite")
             proofs = runs.proofs() if runs else None
             conformance = runs.conformance() if runs else None
+        tell("recomputing masks from two recorded epochs")
+        masks = reusing.recorded(model, address, letter, scratch)
         tell("reading the vocabulary's rows")
         known = base.vocabulary(model)
         attacked = Attacker(model, known, address, letter, scratch, _fresh_tape).run(tell)
@@ -133,6 +135,7 @@ def _measure(options: Options, model: Model, scratch: Path, tell: Callable[[str]
         compared,
         close,
         attacked,
+        masks,
         matrix,
         materials,
         caught,

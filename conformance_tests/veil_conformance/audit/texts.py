@@ -42,7 +42,7 @@ PROTECTED: Final = (
         "Under profile `pad`, what a worker is sent tells it no more about the prompt, the response or any "
         "value inside the model than lengths, shapes and timing do, whether it follows the protocol or not. "
         "This rests on ChaCha20: a worker that could tell its words from random ones might learn more.",
-        ("RMO-G1", "RMO-G2", "RMO-G3", "TAP-G1", "pad-hides", "recorded-letter"),
+        ("RMO-G1", "RMO-G2", "RMO-G3", "TAP-G1", "pad-hides", "recorded-letter", "no-mask-twice"),
     ),
     (
         "Profile `lwe` hides as much without a minter that reads weights, if learning with errors is hard "
