@@ -1269,7 +1269,14 @@ def check_same(emitted: dict[int, list[int]], first: int, lines: list[list[int]]
 def test_an_interrupted_run_with_processes_prints_one_line_and_leaves_none_behind(table: Path) -> None:
     arguments = [sys.executable, "-m", "veil.main", "sanitize", "-", "--table", str(table), "--workers", "2"]
     pipe = subprocess.PIPE
-    child = subprocess.Popen(arguments, start_new_session=True, stdin=pipe, stdout=pipe, stderr=pipe)
+    child = subprocess.Popen(
+        arguments,
+        start_new_session=True,
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background ignores it
+    )
     assert child.stdin is not None
     assert child.stdout is not None
     child.stdin.write(b"red gold\n" * 300)
