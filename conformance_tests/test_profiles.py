@@ -2,9 +2,10 @@
 
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,18 @@ import pytest
 import torch
 
 from veil.importer import INTEGER_FILE
-from veil_optimized import field, integrity, lwe, wire
-from veil_optimized.enclave import Enclave
+from veil_conformance.attacks import reuse, view
+from veil_optimized import field, integrity, lwe, plaintext, wire
+from veil_optimized.enclave import Enclave, epoch
 from veil_optimized.generate import generate
 from veil_optimized.model import Decoder, load
 from veil_optimized.profiles import Masking, Matrix, profile_of
 from veil_optimized.remo import Addresses, LocalMinter, Ratchet, choose_modulus, pad, ratchet
+from veil_optimized.serving import Server
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
 from veil_optimized.transport import LocalTransport
-from veil_optimized.worker import Worker, place
+from veil_optimized.worker import LOOPBACK, Worker, place
 from veil_spec.constants import LWE_MODULUS
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Domain
@@ -77,6 +80,31 @@ def test_the_enclave_computes_exact_products_under_lwe() -> None:
         assert torch.equal(products, (rows @ group.weights.to(torch.int64).T))
     assert enclave.checked == 2 * len(layers.groups)
     assert len(sent) > 2 * len(layers.groups)
+
+
+def test_a_recorded_epoch_of_lwe_can_be_read_and_shows_no_mask_twice(tmp_path: Path) -> None:
+    layers, sent, record = _layers((2, 2048)), tmp_path / "sent", tmp_path / "record"
+    weights = place(layers, "cpu")
+
+    def answer(requests: Iterator[bytes]) -> Iterator[bytes]:
+        worker = Worker(weights, layers.digest)
+        for data in requests:
+            yield from worker.handle(data)
+
+    server, rows = Server(answer, LOOPBACK), _rows(3, 2048)
+    with (
+        plaintext.Writer(record) as writer,
+        epoch(layers, server.address, Masking("lwe"), sent, witness=writer.witness) as enclave,  # type: ignore[arg-type]
+    ):
+        for _ in range(2):
+            enclave.products(layers.groups[0], rows)  # type: ignore[arg-type]
+    server.stop(0)
+    assert view.header(sent).fields == (LWE_MODULUS,)
+    (seen,) = view.recorded(sent, [0]).of()
+    assert seen.basis is not None and seen.basis.shape == (1920, 2048)
+    assert (seen.modulus, seen.scale, len(seen.masked)) == (LWE_MODULUS, lwe.lwe_levels(2048)[1], 6)
+    found = reuse.check([(sent, record)])
+    assert found.holds and found.rows == 6
 
 
 @dataclass(frozen=True)
@@ -153,6 +181,22 @@ def test_a_step_that_is_over_cannot_be_had_again() -> None:
     assert chain.tape(2) is chain.tape(2) and chain.first_open(0) == 2
     with pytest.raises(KeyError):
         kept.word(Domain.PAD, 0, 0)
+
+
+@pytest.mark.requirement("RMO-P3")
+@pytest.mark.parametrize("name", ["pad", "lwe", "rank"])
+def test_every_profile_takes_a_step_once_and_closes_those_before_it(name: str) -> None:
+    group, chain = _layers((2, 4)).groups[0], Ratchet(SEED)
+    profile = profile_of(Masking(name, Fraction(1, 2) if name == "rank" else None), chain)
+    modulus = LWE_MODULUS if name == "lwe" else group.modulus
+    elements = pad(SeededTape(SEED), 9, 0, 2, 4, modulus)
+    profile.publish(group, elements, elements)
+    profile.hide(group, 3, _rows(2, 4))
+    assert [chain.has(step) for step in range(4)] == [False, False, False, True]
+    for step in (3, 2):
+        with pytest.raises(Refused) as refused:
+            profile.hide(group, step, _rows(2, 4))
+        assert refused.value.reason is Refusal.PAD_REUSED
 
 
 @pytest.mark.requirement("RMO-P3")
@@ -251,6 +295,22 @@ def test_a_used_correction_and_all_that_is_left_are_overwritten_at_the_end(
     with pytest.raises(Refused) as refused:
         enclave._ratchet.tape(enclave._ratchet.first_open(0))
     assert refused.value.reason is Refusal.PAD_REUSED
+
+
+@pytest.mark.requirement("RMO-P3")
+def test_copies_of_pads_that_minting_makes_are_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, cat, limbs_of = list[torch.Tensor](), torch.cat, field.limbs_of
+
+    def kept(copy: torch.Tensor) -> torch.Tensor:
+        assert bool(copy.any())
+        made.append(copy)
+        return copy
+
+    monkeypatch.setattr(torch, "cat", lambda parts: kept(cat(parts)))
+    monkeypatch.setattr(field, "limbs_of", lambda *about: kept(limbs_of(*about)))
+    LocalMinter(Ratchet(SEED)).mint([_layers((2, 4)).groups[0]], 0, 3)
+    assert len(made) == 2
+    assert not any(bool(copy.any()) for copy in made)
 
 
 def test_two_threads_cannot_burn_one_address() -> None:

@@ -193,8 +193,8 @@ class Lwe:
     def hide(self, group: Outsourced, step: int, rows: torch.Tensor) -> Hidden:
         """Return D X + S A + E and what rounds it away. Refuses: PAD_REUSED, what `lwe_mask` refuses."""
         self._used.burn(group.number, step)
-        self._ratchet.forget_before(step)
         tape, (basis, hint) = self._ratchet.tape(step), self._bases[group.number]
+        self._ratchet.forget_before(step)
         self.macs += len(rows) * len(basis) * (basis.shape[1] + hint.shape[1])
         masked = lwe.lwe_mask(tape, basis, group.number, step, rows)
         return masked, lambda product: lwe.lwe_unmask(tape, product, hint, group.number, step, basis.shape[1])

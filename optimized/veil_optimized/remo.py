@@ -265,11 +265,12 @@ class LocalMinter:
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads, corrections), minted ahead or now. Refuses: PAD_REUSED."""
         self._used.burn(group.number, step)
-        self._forget(step)
         ready = self._ahead.pop((group.number, step), None)
         if ready is not None and rows == 1:
+            self._forget(step)
             return ready
         tape = self._ratchet.tape(step)
+        self._forget(step)
         pads = pad(tape, group.number, step, rows, group.weights.shape[1], group.modulus)
         return pads, self._corrected(group, pads)
 
@@ -332,8 +333,8 @@ class RankMinter:
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads, corrections) of this step. Refuses: PAD_REUSED."""
         self._used.burn(group.number, step)
-        self._ratchet.forget_before(step)
         tape = self._ratchet.tape(step)
+        self._ratchet.forget_before(step)
         basis, image = self._bases[group.number]
         pads = rank_pad(tape, basis, group.number, step, rows, group.modulus)
         secret = rank_secret(tape, group.number, step, rows, basis.shape[0], group.modulus)
