@@ -5,11 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from veil_conformance import mutants
 from veil_conformance.mutants import REGISTERED, Mutant
+from veil_spec.interface import Implementation
 
 Rejected = dict[tuple[str, str], bool]
 R_LINE = re.compile(r"^\*\*([A-Z]{3}-R[0-9]+)\*\* (?!Withdrawn)", re.MULTILINE)
@@ -22,7 +25,8 @@ def report(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Reject
     roots = ("spec", "reference", "conformance_tests")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(str(root / name) for name in roots)}
     command = [sys.executable, "-m", "veil_conformance.mutants", "--report", "report.json"]
-    subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    print(run.stderr, file=sys.stderr)
     made = json.loads((folder / "report.json").read_text("utf-8"))
     return {(m["requirement"], m["name"]): m["rejected"] for m in made["mutants"]}, made["reference"]
 
@@ -41,3 +45,18 @@ def test_every_requirement_has_a_mutant(root: Path) -> None:
         name for page in (root / "spec").glob("*.md") for name in R_LINE.findall(page.read_text("utf-8"))
     }
     assert {each.requirement for each in REGISTERED} == defined
+
+
+def test_a_subject_that_does_not_end_is_named_and_not_rejected(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def hang() -> Implementation:
+        time.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(mutants, "LIMIT_S", 2)
+    first = REGISTERED[0]
+    ends = (first.name, first.requirement, first.build)
+    before, stuck, after = mutants.judge_all([ends, ("hangs", first.requirement, hang), ends])
+    assert (before.rejected, stuck.rejected, after.rejected) == (True, False, True)
+    assert "in hang" in capfd.readouterr().err

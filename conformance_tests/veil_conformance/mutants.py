@@ -5,15 +5,19 @@
 
 import argparse
 import contextlib
+import faulthandler
 import hashlib
 import io
 import json
 import math
+import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate, count
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final, ParamSpec, TypeVar, cast
 from unittest import mock
@@ -74,6 +78,8 @@ FILES: Final = {
 """Where an area's properties are."""
 SMALL_TABLE: Final = TabulatedTable("small", "1", (TabulatedPart(("a",), ((0,),), ((2**64,),)),))
 """One verbatim token."""
+LIMIT_S: Final = 60
+"""Seconds for one subject, which needs at most two."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -2028,15 +2034,48 @@ def judge(name: str, requirement: str, subject: Implementation) -> Report:
     return Report(name, requirement, tuple(sorted(suite.outcomes[requirement])), status)
 
 
+Subject = tuple[str, str, Callable[[], Implementation]]
+"""A name, the requirement to test, and what makes the implementation."""
+
+
+def judge_all(subjects: Sequence[Subject]) -> list[Report]:
+    """Return a report on each, made in another process, which is started again behind one that does not end.
+
+    Such a one is tried twice. Where it stood is written to standard error, and it is not rejected.
+    """
+    context, reports, tries = multiprocessing.get_context("fork"), list[Report](), 0
+    while len(reports) < len(subjects):
+        here, there = context.Pipe(duplex=False)
+        before = len(reports)
+        process = context.Process(target=_judge_until_one_hangs, args=(there, subjects[before:]))
+        process.start()
+        there.close()
+        with contextlib.suppress(EOFError):
+            while len(reports) < len(subjects):
+                reports.append(here.recv())
+        process.join()
+        tries = tries + 1 if len(reports) == before else 1
+        if len(reports) < len(subjects) and tries == 2:
+            name, requirement, _ = subjects[len(reports)]
+            reports.append(Report(name, requirement, ("error",), 1))
+    return reports
+
+
+def _judge_until_one_hangs(answer: Connection, subjects: Sequence[Subject]) -> None:
+    errors = os.dup(2)
+    for name, requirement, build in subjects:
+        faulthandler.dump_traceback_later(LIMIT_S, exit=True, file=errors)
+        answer.send(judge(name, requirement, build()))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if every mutant is rejected, and the unchanged reference by none of the same tests."""
     parser = argparse.ArgumentParser("python -m veil_conformance.mutants", description=__doc__)
     parser.add_argument("--report", type=Path, help="also write what became of each as JSON")
     chosen = parser.parse_args(arguments)
-    reports = [judge(each.name, each.requirement, each.build()) for each in REGISTERED]
-    controls = [
-        judge("", name, implementation()) for name in sorted({each.requirement for each in REGISTERED})
-    ]
+    reports = judge_all([(each.name, each.requirement, each.build) for each in REGISTERED])
+    requirements = sorted({each.requirement for each in REGISTERED})
+    controls = judge_all([("", name, implementation) for name in requirements])
     for report in reports:
         print(f"{report.requirement} {report.name} {'rejected' if report.rejected else 'SURVIVES'}")
     if chosen.report:
