@@ -249,9 +249,7 @@ class Layer:
     """A linear group of two inputs and two outputs."""
 
     number: int
-    weights: torch.Tensor = field(
-        default_factory=lambda: torch.tensor([[3, -1], [2, 5]], dtype=torch.float64)
-    )
+    weights: torch.Tensor = field(default_factory=lambda: torch.tensor([[3, -1], [2, 5]], dtype=torch.int16))
     modulus: int = constants.PRIMES[-1]
 
 
@@ -392,8 +390,8 @@ class House:
     def call(self, layer: Layer, rows: Sequence[Sequence[int]]) -> None:
         """Return nothing once the worker's product is right."""
         given = torch.tensor(rows)
-        expected = given.to(torch.float64) @ layer.weights.T
-        assert torch.equal(self.enclave.products(layer, given).to(torch.float64), expected)  # type: ignore[arg-type]
+        expected = given @ layer.weights.to(torch.int64).T
+        assert torch.equal(self.enclave.products(layer, given), expected)  # type: ignore[arg-type]
 
     def sent(self) -> dict[Place, set[bytes]]:
         """Return the different payloads that reached the worker at each place."""

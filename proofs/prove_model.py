@@ -1,4 +1,4 @@
-"""Masked and plain inference return the same logits, one token at a time or many at once."""
+"""Masked and plain inference return the same words: one token at a time or many, one sequence or a batch."""
 
 import ast
 from collections.abc import Callable, Iterator, Sequence
@@ -12,17 +12,20 @@ import pytest
 import torch
 
 from veil_conformance import tiny_model
-from veil_optimized import model as fast
+from veil_optimized import encoder as fast_encoder
+from veil_optimized import fixed_point as fast_point
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave
+from veil_optimized.model import load as fast_load
 from veil_optimized.profiles import Masking
 from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport
 from veil_optimized.worker import Worker, place
-from veil_reference import model, remo
+from veil_reference import decoder, encoder, masked, model, remo
 from veil_spec import constants
 from veil_spec.types import Row
 
-SHAPES = (tiny_model.SMALL, replace(tiny_model.SMALL, tied=False, heads=2, kv_heads=2, layers=1, inner=7))
+SHAPES = (tiny_model.SMALL, tiny_model.SWITCHED)
 TOKENS = (3, 1, 4, 1, 5)
 PROFILES = (None, Fraction(1, 2))
 SEED = bytes(range(constants.SEED_BYTES))
@@ -47,19 +50,19 @@ def reads(node: ast.AST, attribute: str) -> bool:
 
 @pytest.mark.requirement("MDL-G1")
 def test_the_decoder_reaches_its_linear_weights_only_through_products() -> None:
-    """The logits are a function of the file, the tokens and what `products` returns.
+    """Logits and streams are functions of the file, the tokens and what `products` returns.
 
-    Given: the source of the reference's model (by machine: its syntax tree).
-    Then: weights are read by the embedding, by the plain product and by the masked one, and `products` is
-    called in one place. So two `products` that return equal integers give equal logits (argued: induction
+    Given: the sources of the reference's models (by machine: their syntax trees).
+    Then: weights are read by the look-up of a row, by the plain product and by the masked one, and `products`
+    is called in one place. So two `products` that return equal integers give equal logits (argued: induction
     over the calls).
     Assuming: nothing.
     Proves: MDL-G1.
-    Pins: veil_reference.model.Decoder ee8876ea.
+    Pins: veil_reference.model.Model 6877605f.
     """
-    source = getsource(model)
-    assert sorted(set(uses(source, "weights"))) == ["__call__", "accumulate", "embed"]
-    assert uses(getsource(model.Decoder), "products") == ["__init__", "linear"]
+    sources = [getsource(module) for module in (model, masked, decoder, encoder)]
+    assert sorted(set(uses("\n".join(sources), "weights"))) == ["__call__", "accumulate", "look_up"]
+    assert [uses(source, "products") for source in sources] == [["linear"], [], [], []]
 
 
 Pair = tuple[model.Group, tuple[int, ...]]
@@ -73,15 +76,15 @@ def calls(path: Path) -> list[Pair]:
         seen.append((group, tuple(row)))
         return model.accumulate(group, row)
 
-    decoder = model.Decoder(model.load(path), products)
+    running = decoder.Decoder(replace(model.load(path), products=products))
     for token in TOKENS:
-        decoder.step(token)
+        running.step(token)
     return seen
 
 
-def same_products(pairs: Sequence[Pair], masked: model.Accumulate) -> bool:
+def same_products(pairs: Sequence[Pair], through: model.Accumulate) -> bool:
     """Return whether masked products equal plain ones for each group and row."""
-    return all(list(masked(group, row)) == list(model.accumulate(group, row)) for group, row in pairs)
+    return all(list(through(group, row)) == list(model.accumulate(group, row)) for group, row in pairs)
 
 
 @pytest.mark.requirement("MDL-G1")
@@ -93,7 +96,7 @@ def test_masked_products_equal_plain_products(tmp_path: Path) -> None:
     Then: `Masked` may replace `accumulate`.
     Assuming: nothing.
     Proves: MDL-G1.
-    Pins: veil_reference.model.Masked.__call__ f8cc08b0.
+    Pins: veil_reference.masked.Masked.__call__ f8cc08b0.
     Pins: veil_reference.model.accumulate 3776e8f7.
     """
     for path in small_models(tmp_path):
@@ -103,7 +106,7 @@ def test_masked_products_equal_plain_products(tmp_path: Path) -> None:
             for group, row in pairs
         ]
         for rank in PROFILES:
-            assert same_products([*pairs, *largest], model.Masked(SEED, rank))
+            assert same_products([*pairs, *largest], masked.Masked(SEED, rank))
 
 
 @pytest.mark.requirement("MDL-G1")
@@ -117,7 +120,7 @@ def test_masked_logits_equal_plain_logits(tmp_path: Path) -> None:
     Proves: MDL-G1.
     """
     for path, rank in product(small_models(tmp_path), PROFILES):
-        assert model.masked_logits(path, TOKENS, SEED, rank) == model.logits(path, TOKENS)
+        assert decoder.masked_logits(path, TOKENS, SEED, rank) == decoder.logits(path, TOKENS)
 
 
 def splits(tokens: Sequence[int]) -> Iterator[list[list[int]]]:
@@ -132,17 +135,17 @@ def splits(tokens: Sequence[int]) -> Iterator[list[list[int]]]:
         yield pieces
 
 
-def in_pieces(decoder: fast.Decoder, pieces: Sequence[list[int]]) -> list[list[int]]:
+def in_pieces(running: Decoder, pieces: Sequence[list[int]]) -> list[list[int]]:
     """Return the logits of every position, each piece computed at once."""
-    logits = torch.cat([decoder.step(piece, every_position=True) for piece in pieces])
+    logits = torch.cat([running.step(piece, every_position=True) for piece in pieces])
     rows: list[list[int]] = logits.tolist()
     return rows
 
 
 def every_split_agrees(path: Path, expected: list[list[int]]) -> bool:
     """Return whether all 16 ways to cut the five tokens give the expected logits."""
-    loaded = fast.load(path)
-    return all(in_pieces(fast.Decoder(loaded), pieces) == expected for pieces in splits(TOKENS))
+    loaded = fast_load(path)
+    return all(in_pieces(Decoder(loaded), pieces) == expected for pieces in splits(TOKENS))
 
 
 @pytest.mark.requirement("MDL-G1")
@@ -155,22 +158,23 @@ def test_many_tokens_at_once_give_the_logits_of_one_at_a_time(tmp_path: Path) ->
     Then: batches of the optimized code return the reference's words of one token at a time.
     Assuming: nothing.
     Proves: MDL-G1.
-    Pins: veil_optimized.model.Decoder.attention f2ee5ac2.
-    Pins: veil_optimized.fixed_point.softmax_average bf9ba9d7.
+    Pins: veil_optimized.decoder.Decoder.through 1e911e58.
+    Pins: veil_optimized.fixed_point.attend 71ae4701.
+    Pins: veil_optimized.fixed_point.softmax_average 49e9b5df.
     """
     for path in small_models(tmp_path):
-        assert every_split_agrees(path, model.logits(path, TOKENS))
+        assert every_split_agrees(path, decoder.logits(path, TOKENS))
 
 
 def through_enclave(path: Path, rank: Fraction | None, pieces: Sequence[list[int]]) -> list[list[int]]:
     """Return the logits of every position by an enclave and a worker in one process."""
-    loaded = fast.load(path)
+    loaded = fast_load(path)
     worker = Worker(place(loaded, "cpu"), loaded.digest)
     masking = Masking("pad" if rank is None else "rank", rank, seed=SEED)
     with Channel(LocalTransport(worker.handle), bytes(constants.EPOCH_BYTES)) as channel:
         enclave = Enclave(loaded, channel, masking)
         enclave.open()
-        return in_pieces(fast.Decoder(loaded, enclave.products), pieces)
+        return in_pieces(Decoder(loaded, enclave.products), pieces)
 
 
 @pytest.mark.requirement("MDL-G1")
@@ -183,9 +187,41 @@ def test_masked_batches_give_the_plain_logits(tmp_path: Path) -> None:
     Proves: MDL-G1.
     """
     path = next(small_models(tmp_path))
-    expected = model.logits(path, TOKENS)
+    expected = decoder.logits(path, TOKENS)
     for rank, pieces in product(PROFILES, splits(TOKENS)):
         assert through_enclave(path, rank, pieces) == expected
+
+
+SEQUENCES = ([3, 1, 4, 1, 5], [2], [7, 1, 8])
+
+
+def encoder_file(folder: Path) -> Path:
+    """Return the file of a small encoder with labels."""
+    return tiny_model.write(folder / "encoder.safetensors", tiny_model.ENCODER, b"a")
+
+
+@pytest.mark.requirement("MDL-G1")
+def test_a_batch_gives_each_sequence_what_it_gets_alone(tmp_path: Path) -> None:
+    """Sequences of a ragged batch get the reference's words of each of them alone, plain and masked.
+
+    Given: two small decoders and an encoder, three sequences of five, one and three tokens (checked). In
+    general each sequence attends to itself alone, and all else works row by row with exact sums (argued).
+    Then: batches agree with single sequences in every bit.
+    Assuming: nothing.
+    Proves: MDL-G1.
+    Pins: veil_optimized.encoder.Encoder.through ce5aabe4.
+    """
+    for path in small_models(tmp_path):
+        running = Decoder(fast_load(path))
+        caches = [running.new_cache() for _ in SEQUENCES]
+        assert running.advance(caches, SEQUENCES).tolist() == [
+            decoder.logits(path, tokens)[-1] for tokens in SEQUENCES
+        ]
+    path = encoder_file(tmp_path)
+    streams = fast_encoder.Encoder(fast_load(path)).streams(SEQUENCES)
+    for tokens, stream in zip(SEQUENCES, streams, strict=True):
+        assert stream.tolist() == [list(row) for row in encoder.stream(path, tokens)]
+        assert stream.tolist() == [list(row) for row in encoder.masked_stream(path, tokens, SEED)]
 
 
 def test_negative_control_a_small_field_or_a_look_ahead_is_noticed(
@@ -196,15 +232,19 @@ def test_negative_control_a_small_field_or_a_look_ahead_is_noticed(
     Controls: MDL-G1.
     """
     path = next(small_models(tmp_path))
-    expected = model.logits(path, TOKENS)
+    expected = decoder.logits(path, TOKENS)
     small: Callable[[object], int] = lambda weights: 251  # noqa: E731
     with monkeypatch.context() as patch:
         patch.setattr(constants, "PRIMES", (251,))
         patch.setattr(remo, "choose_modulus", small)
-        assert not same_products(calls(path), model.Masked(SEED))
-        assert model.masked_logits(path, TOKENS, SEED, None) != expected
-    everything: Callable[[fast.Decoder, int], torch.Tensor] = lambda decoder, count: torch.ones(  # noqa: E731
-        count, decoder.position + count, dtype=torch.bool
-    )
-    monkeypatch.setattr(fast.Decoder, "_visible", everything)
+        assert not same_products(calls(path), masked.Masked(SEED))
+        assert decoder.masked_logits(path, TOKENS, SEED, None) != expected
+    seen = fast_point._sight
+
+    def everything(
+        new: slice, positions: int, first: int | None, window: int, device: torch.device
+    ) -> tuple[slice, torch.Tensor | None]:
+        return seen(new, positions, None, window, device)
+
+    monkeypatch.setattr(fast_point, "_sight", everything)
     assert not every_split_agrees(path, expected)

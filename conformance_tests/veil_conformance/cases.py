@@ -23,20 +23,21 @@ from veil_conformance.codec import (
     write_masses,
     write_modulus,
     write_noise,
+    write_rotation,
     write_stream,
     write_table,
     write_tabulated,
     write_word,
 )
-from veil_conformance.tiny_model import SMALL
+from veil_conformance.tiny_model import ENCODER, LLAMA3, PLAIN, SMALL, SWITCHED
 from veil_spec import constants
+from veil_spec.architecture import DecoderShape, EncoderShape, ModelShape, Precision, Rotation
 from veil_spec.types import (
     Address,
     Domain,
     Frame,
     FrameKind,
     Geometric,
-    ModelShape,
     Noise,
     Part,
     Quantised,
@@ -141,7 +142,8 @@ def unlucky(p: int, stream: int, index: int, rejections: int) -> Json:
 def tape_cases() -> list[Case]:
     """Return the suite of area TAP."""
     later = (Domain.DRAW, Domain.LWE_BASIS, Domain.LWE_SECRET, Domain.LWE_NOISE, Domain.RATCHET)
-    old = [domain for domain in Domain if domain not in later]
+    latest = (Domain.SAMPLING,)
+    old = [domain for domain in Domain if domain not in later + latest]
     made = [word_case("TAP-R1", "Known", f"first word of {d.value}", d, 0, 0) for d in old]
     for stream, index in ((0, 7), (0, 8), (1, 0), (2**32, 3), (2**64 + 5, 1)):
         made.append(word_case("TAP-R2", "Known", "word inside a stream", Domain.TEST, stream, index))
@@ -173,7 +175,8 @@ def tape_cases() -> list[Case]:
     top = listed(Domain.PAD, {4: [Q - 1, 0, 2**63 + 9]})
     made.append(elements("Edge", "q - 1, 0 and high bits", "TAP-R3", top, 4, 0, 3, Q))
     tape = unlucky(Q, 9, 6, 3)
-    return [*made, elements("Unlucky", "3 rejections in a row", "TAP-R4", tape, 9, 6, 1, Q)]
+    made.append(elements("Unlucky", "3 rejections in a row", "TAP-R4", tape, 9, 6, 1, Q))
+    return made + [word_case("TAP-R1", "Known", f"first word of {d.value}", d, 0, 0) for d in latest]
 
 
 # Noisy max
@@ -721,7 +724,8 @@ def fixed_point_cases() -> list[Case]:
         (2**14 - 1, 0, 2),
         (511, 31, 64),
     ):
-        given = {"position": position, "pair": pair, "head_width": width, "theta": "10000/1"}
+        given = {"position": position, "pair": pair, "head_width": width}
+        given |= {"rotation": write_rotation(PLAIN)}
         made.append(Case("FXP-R8", "cosine and sine", "Known", "rope", given))
     for n, (width, first, second) in enumerate(
         ((2, 14, 14), (4, 20, 9), (64, 12, 13), (8, -20, 0), (8, 60, 40))
@@ -747,19 +751,109 @@ def fixed_point_cases() -> list[Case]:
         given = {
             "row": list(numbers(f"rotate {n}", width, -(2**30) + 1, 2**30 - 1)),
             "position": position,
-            "theta": "10000/1",
+            "rotation": write_rotation(PLAIN),
         }
         made.append(Case("FXP-R11", "rotation", "Known", "rotate", given))
+    return [*made, *rotation_cases(), *norm_cases(), *activation_cases()]
+
+
+def rotation_cases() -> list[Case]:
+    """Return RoPE entries with a factor, for all waves and for long ones."""
+    made = []
+    slowed = Rotation(Fraction(10_000), Fraction(4))
+    llama3 = Rotation(Fraction(500_000), Fraction(8), Fraction(1), Fraction(4), 8192)
+    for rotation, pair, width in (
+        (slowed, 1, 4),
+        *((LLAMA3, pair, 6) for pair in range(3)),
+        (llama3, 20, 64),
+    ):
+        for position in (1, 2**14, 2**17 - 1):
+            given: Fields = {"position": position, "pair": pair, "head_width": width}
+            given |= {"rotation": write_rotation(rotation)}
+            made.append(Case("FXP-R8", "a slower rotation", "Known", "rope", given))
+    given = {"row": list(numbers("rotate 6", 6, -(2**30) + 1, 2**30 - 1)), "position": 2**17 - 1}
+    given |= {"rotation": write_rotation(LLAMA3)}
+    return [*made, Case("FXP-R11", "rotation", "Known", "rotate", given)]
+
+
+def norm_cases() -> list[Case]:
+    """Return norms that centre their row, and norms of heads."""
+    made = []
+    most = 2**46 - 1
+    chosen: list[tuple[str, list[int], int, int]] = [
+        ("equal words", [5, 5, 5], 23, 20),
+        ("one small word", [1, 0, 0], 22, 22),
+        ("largest words", [most, -most, most], 20, 24),
+        ("saturation", [most, -most, 0], -20, -9),
+        ("ordinary", numbers("centred", 3, -(2**26), 2**26), 23, 23),
+        ("one word", [77], 23, 19),
+        ("a common part", [word + 2**40 for word in numbers("part", 5, -(2**20), 2**20)], 23, 23),
+    ]
+    for comment, row, exponent, bias_exponent in chosen:
+        for epsilon in ("1/1000000000000", "1/100000"):
+            gains, biases = (
+                numbers(f"{n} {comment}", len(row), -(2**24), 2**24) for n in ("gains", "biases")
+            )
+            given: Fields = {"row": [*row], "gains": [*gains], "gain_exponent": exponent, "biases": [*biases]}
+            given |= {"bias_exponent": bias_exponent, "epsilon": epsilon}
+            made.append(Case("FXP-R12", comment, "Known", "layer_norm", given))
+    heads: list[tuple[str, list[int], int]] = [
+        ("zeros", [0, 0], 23),
+        ("one small word", [1, 0, 0, 0], 22),
+        ("largest words", [2**30 - 1, 1 - 2**30], 23),
+        ("saturation", [2**30 - 1, 1, 0], 2),
+        ("ordinary", numbers("head", 6, -(2**20), 2**20), 23),
+    ]
+    for comment, row, exponent in heads:
+        gains = numbers(f"head gains {comment}", len(row), -(2**24), 2**24)
+        given = {"row": [*row], "gains": [*gains], "gain_exponent": exponent, "epsilon": "1/1000000"}
+        made.append(Case("FXP-R13", comment, "Known", "head_norm", given))
+    return made
+
+
+def activation_cases() -> list[Case]:
+    """Return the table of the normal distribution, GELU and tanh."""
+    made, edge = [], 6 * 2**18
+    for i in (1, 100, 511, 1024, 2047, 3071):
+        made.append(Case("FXP-R14", "an entry", "Known", "gelu", {"value": -512 * i}))
+    for value in (
+        0,
+        1,
+        -1,
+        511,
+        -512,
+        2**18,
+        -(2**18),
+        edge - 1,
+        1 - edge,
+        edge,
+        -edge,
+        -(2**30) + 1,
+        987654,
+    ):
+        made.append(Case("FXP-R15", "GELU", "Known", "gelu", {"value": value}))
+    for value in (0, 1, -1, 2**18, -(2**18), 2**22, -(2**22), 2**30 - 1, -(2**30) + 1, 12345, -987654):
+        made.append(Case("FXP-R16", "tanh", "Known", "tanh", {"value": value}))
     return made
 
 
 # Model
 
 
-def floats_case(requirement: str, flag: str, operation: str, comment: str, values: Sequence[float]) -> Case:
+def floats_case(
+    requirement: str,
+    flag: str,
+    operation: str,
+    comment: str,
+    values: Sequence[float],
+    precision: Precision = Precision.W16A16,
+) -> Case:
     """Return a quantisation of float32 values."""
-    name = "weights" if operation == "quantise_weights" else "gains"
-    return Case(requirement, comment, flag, operation, {name: [write_float(value) for value in values]})
+    written: list[Json] = [write_float(value) for value in values]
+    if operation == "quantise_gains":
+        return Case(requirement, comment, flag, operation, {"gains": written})
+    given: Fields = {"weights": written, "precision": precision.value}
+    return Case(requirement, comment, flag, operation, given)
 
 
 TINY: Final = replace(
@@ -768,11 +862,22 @@ TINY: Final = replace(
 """Small enough to print."""
 
 
+def model_bytes(shape: ModelShape, role: str, precision: Precision = Precision.W16A16) -> bytes:
+    """Return the file of a tiny model."""
+    return tiny_model.model_bytes(shape, tiny_model.tensors(shape, seed(role), precision), precision)
+
+
 def model_case(
-    requirement: str, flag: str, comment: str, shape: ModelShape, tokens: list[int], role: str
+    requirement: str,
+    flag: str,
+    comment: str,
+    shape: DecoderShape,
+    tokens: list[int],
+    role: str,
+    precision: Precision = Precision.W16A16,
 ) -> Case:
     """Return the logits of a tiny model."""
-    data = tiny_model.file_bytes(tiny_model.metadata(shape), tiny_model.tensors(shape, seed(role)))
+    data = model_bytes(shape, role, precision)
     return Case(requirement, comment, flag, "logits", {"model": data.hex(), "tokens": list(tokens)})
 
 
@@ -829,7 +934,141 @@ def model_cases() -> list[Case]:
         made.append(Case("MDL-R11", f"{name} out of range", "Refusal", "logits", given))
     for row in ([1, 2, 2], [3, 3], [-5], [-(2**30), 2**30 - 1, 0]):
         made.append(Case("MDL-R10", "greedy choice", "Edge", "greedy", {"row": list(row)}))
+    return [*made, *family_cases(), *encoder_cases(), *sampling_cases()]
+
+
+BARE: Final = replace(
+    SWITCHED, vocabulary=4, width=3, inner=2, layers=1, heads=2, head_width=2, context=4, window=2
+)
+"""Every switch, small enough to print."""
+PRINTED: Final = replace(
+    ENCODER, vocabulary=4, width=4, inner=3, layers=1, heads=2, context=3, types=2, labels=2
+)
+"""An encoder small enough to print."""
+
+
+def family_cases() -> list[Case]:
+    """Return short weights, and decoders with each switch."""
+    made, short = [], Precision.W8A16
+    rows = [
+        ("zeros", [0.0]),
+        ("a tie", [-127.0, 1.5, 0.5, 2.5]),
+        ("ordinary", [0.0625, -0.71875, 0.33203125]),
+    ]
+    for comment, values in rows:
+        made.append(floats_case("MDL-R1", "Known", "quantise_weights", comment, values, short))
+    made.append(floats_case("MDL-R12", "Refusal", "quantise_weights", "not finite", [float("inf")], short))
+    wide = replace(TINY, layers=1, context=4)
+    for requirement, comment, shape in (
+        ("MDL-R5", "biases", replace(wide, qkv_biased=True, o_biased=True, mlp_biased=True)),
+        ("MDL-R7", "norms of heads", replace(wide, head_norms=True)),
+        ("MDL-R7", "a window of 3 and a slower rotation", replace(wide, window=3, rotation=LLAMA3)),
+        ("MDL-R9", "every switch", BARE),
+    ):
+        made.append(model_case(requirement, "Known", comment, shape, [3, 0, 1, 2], "switches"))
+    made.append(model_case("MDL-R3", "Known", "short weights", BARE, [1, 2], "short", short))
+    long = tiny_model.model_bytes(TINY, tiny_model.tensors(TINY, seed("files")), short)
+    minus = tiny_model.tensors(TINY, seed("files"), short)
+    least = minus["layers.0.o.weights"]
+    minus["layers.0.o.weights"] = replace(least, values=(-128, *least.values[1:]))
+    for requirement, comment, data in (
+        ("MDL-R4", "long weights called short", long),
+        ("MDL-R11", "a short weight of -128", tiny_model.model_bytes(TINY, minus, short)),
+    ):
+        made.append(Case(requirement, comment, "Refusal", "logits", {"model": data.hex(), "tokens": [1]}))
     return made
+
+
+def encoder_case(
+    requirement: str,
+    flag: str,
+    comment: str,
+    operation: str,
+    tokens: list[int],
+    types: list[int] | None,
+    shape: EncoderShape = PRINTED,
+) -> Case:
+    """Return the last stream or the labels of a tiny encoder."""
+    given: Fields = {"model": model_bytes(shape, "encoder").hex(), "tokens": [*tokens]}
+    stated: Json = None if types is None else [*types]
+    return Case(requirement, comment, flag, operation, given | {"types": stated})
+
+
+def encoder_cases() -> list[Case]:
+    """Return encoders and means of sentences."""
+    bare = replace(PRINTED, width=2, heads=1, inner=1, pooled=False, labels=0)
+    made = [
+        encoder_case("MDL-R14", "Known", "no types", "stream", [3], None),
+        encoder_case("MDL-R14", "Known", "types", "stream", [3], [1]),
+        encoder_case("MDL-R15", "Known", "three positions", "stream", [0, 1, 2], [0, 1, 1]),
+        encoder_case("MDL-R16", "Known", "no pooler", "stream", [2, 0, 2], [0, 0, 1], bare),
+        encoder_case("MDL-R17", "Known", "labels", "labels", [1, 3], [0, 1]),
+        encoder_case("MDL-R19", "Refusal", "no token", "stream", [], None, bare),
+        encoder_case("MDL-R19", "Refusal", "beyond the context", "stream", [1] * 4, None, bare),
+        encoder_case("MDL-R19", "Refusal", "a token outside the vocabulary", "stream", [4], None, bare),
+        encoder_case("MDL-R19", "Refusal", "a type that there is none of", "stream", [1], [2], bare),
+    ]
+    streams: list[list[list[int]]] = [
+        [[7, -7, 0]],
+        [[1, -1, -3], [0, 0, 0]],
+        [[2, -2, -1], [0, 0, 0], [0, 0, 0]],
+        matrix("sentence", 5, 3, -(2**46) + 1, 2**46 - 1),
+    ]
+    for stream in streams:
+        made.append(Case("MDL-R18", "a mean", "Edge", "sentence", {"stream": rows_json(stream)}))
+    return made
+
+
+def sampling_cases() -> list[Case]:
+    """Return weights of tokens, and draws."""
+    made = []
+    row, drawn = [5, 3, 5, -7, 5], numbers("logits", 8, -(2**20), 2**20)
+    chosen: list[tuple[str, list[int], str, int | None, str]] = [
+        ("all of them", drawn, "1/1", None, "1/1"),
+        ("a low temperature", drawn, "1/64", None, "1/1"),
+        ("a high temperature", drawn, "64/1", None, "1/1"),
+        ("a temperature that is no power of two", drawn, "7/10", None, "1/1"),
+        ("the first of equal logits", row, "1/1", 2, "1/1"),
+        ("the order of logits, not of weights", [0, 1, 2], "64/1", 1, "1/1"),
+        ("a share that is reached exactly", [4, 4, 4, 4], "1/1", None, "1/2"),
+        ("a share just above", [4, 4, 4, 4], "1/1", None, "500001/1000000"),
+        ("a share of what the count left", [4, 4, 4, 4], "1/1", 3, "2/3"),
+        ("both", drawn, "3/2", 5, "9/10"),
+        ("a weight of 0", [2**29, -(2**29)], "1/1", None, "1/1"),
+    ]
+    for comment, logits, temperature, count, share in chosen:
+        made.append(weights_case(comment, logits, temperature, count, share))
+    for flag, temperature, count, share in (
+        ("Edge", "1/64", 1, "1/1"),
+        ("Edge", "64/1", None, "1/1000000"),
+        ("Refusal", "1/65", None, "1/1"),
+        ("Refusal", "65/1", None, "1/1"),
+        ("Refusal", "0/1", None, "1/1"),
+        ("Refusal", "1/1", 0, "1/1"),
+        ("Refusal", "1/1", None, "0/1"),
+        ("Refusal", "1/1", None, "1000001/1000000"),
+    ):
+        given: Fields = {"temperature": temperature, "count": count, "share": share}
+        made.append(Case("MDL-R22", "the ends of the ranges", flag, "sampling", given))
+    third = -(-(2**64) // 3)
+    for word in (0, third - 1, third, 2 * third, 2**64 - 1):
+        tape = listed(Domain.SAMPLING, {2: [word]}, 7)
+        made.append(token_case("Edge", "where tokens meet", [0, 1, 0, 1, 1, 0], tape, 2, 7))
+    for sample, token in ((0, 0), (0, 1), (1, 0), (3, 2**17 - 1)):
+        made.append(token_case("Known", "a seeded draw", [2**30] * 9, seeded("sampling"), sample, token))
+    return made
+
+
+def weights_case(comment: str, row: list[int], temperature: str, count: int | None, share: str) -> Case:
+    """Return the weights of logits."""
+    sampling: Fields = {"temperature": temperature, "count": count, "share": share}
+    return Case("MDL-R20", comment, "Known", "sampling_weights", {"row": [*row], "sampling": sampling})
+
+
+def token_case(flag: str, comment: str, weights: list[int], tape: Json, sample: int, token: int) -> Case:
+    """Return one draw."""
+    given: Fields = {"weights": [*weights], "tape": tape, "sample": sample, "token": token}
+    return Case("MDL-R21", comment, flag, "sample_token", given)
 
 
 # Masked outsourcing
@@ -848,8 +1087,8 @@ def weights_of_norm(norm: int) -> list[list[int]]:
 
 def masked_case(flag: str, comment: str, requirement: str, tokens: list[int], rank: str | None) -> Case:
     """Return the logits of masked inference on a tiny model."""
-    data = tiny_model.file_bytes(tiny_model.metadata(TINY), tiny_model.tensors(TINY, seed("masked")))
-    given: Fields = {"model": data.hex(), "tokens": list(tokens), "seed": seed("masks").hex(), "rank": rank}
+    given: Fields = {"model": model_bytes(TINY, "masked").hex(), "tokens": list(tokens)}
+    given |= {"seed": seed("masks").hex(), "rank": rank}
     return Case(requirement, comment, flag, "masked_logits", given)
 
 
@@ -920,7 +1159,9 @@ def remo_cases() -> list[Case]:
         ("unmask", {"product": write_elements([[1, 2]], P32), "correction": one, "modulus": P32}),
     ]
     made += [Case("RMO-R12", "what does not fit", "Refusal", operation, given) for operation, given in broken]
-    return [*made, *lwe_cases()]
+    hidden: Fields = {"model": model_bytes(PRINTED, "encoder").hex(), "tokens": [1, 3]}
+    hidden |= {"seed": seed("masks").hex()}
+    return [*made, *lwe_cases(), Case("RMO-R8", "an encoder", "Known", "masked_stream", hidden)]
 
 
 def lwe_words(stream: int, secret: Rows, noise: Rows) -> Json:
@@ -1223,7 +1464,7 @@ def wire_cases() -> list[Case]:
     ):
         made.append(decode_case("WIR-R4", comment, frame_bytes(frame)))
     made.append(decode_case("WIR-R4", "magic", b"LIEV" + whole[4:]))
-    made.append(decode_case("WIR-R4", "kind", whole[:7] + b"\x08" + whole[8:]))
+    made.append(decode_case("WIR-R4", "kind", whole[:7] + b"\x0a" + whole[8:]))
     made.append(decode_case("WIR-R5", "payload", whole[:49] + (2**20 + 1).to_bytes(4, "little")))
     made.append(decode_case("WIR-R5", "message", frame_bytes(replace(PIECE, total_rows=2**30 // 15 + 1))))
     for p, width in ((P32, 4), (P40, 5), (P48, 6), (Q, 8)):
@@ -1267,6 +1508,26 @@ def wire_cases() -> list[Case]:
         ("another kind", [first, replace(second, kind=FrameKind.MULTIPLY), third]),
     ):
         made.append(join_case("Refusal", comment, chosen))
+    return [*made, *split_cases()]
+
+
+def split_cases() -> list[Case]:
+    """Return frames of mode `split`."""
+    made = []
+    rows = replace(PIECE, kind=FrameKind.EMBEDDED, element_bytes=6, payload=bytes(range(36)))
+    answer = replace(rows, kind=FrameKind.ANSWER, first_row=0, rows=1, total_rows=1, payload=bytes(range(18)))
+    for frame in (rows, answer):
+        name = frame.kind.name
+        made.append(Case("WIR-R1", name, "Known", "encode", {"frame": write_frame(frame, 0)}))
+        made.append(Case("WIR-R1", name, "Known", "decode", {"data": frame_bytes(frame).hex()}))
+        for width in (4, 5, 8):
+            payload = bytes(frame.rows * frame.columns * width)
+            broken = frame_bytes(replace(frame, element_bytes=width, payload=payload))
+            made.append(decode_case("WIR-R4", f"{name} with elements of {width} bytes", broken))
+    made.append(
+        decode_case("WIR-R4", "EMBEDDED without rows", frame_bytes(replace(rows, rows=0, payload=b"")))
+    )
+    made.append(decode_case("WIR-R5", "EMBEDDED", frame_bytes(replace(rows, total_rows=2**30 // 18 + 1))))
     return made
 
 

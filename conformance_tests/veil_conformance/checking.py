@@ -13,6 +13,8 @@ from veil_spec.types import Address, Domain, ListedTape
 
 DIGITS: Final = 60
 """Decimal places of `decimal`, whose exp, ln and sqrt are correctly rounded."""
+PI: Final = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899")
+"""The circle's number to 80 places."""
 SEED: Final = bytes(range(32))
 """A seed whose bytes all differ."""
 
@@ -60,6 +62,32 @@ def power_of_two(numerator: int, denominator: int) -> Decimal:
     with localcontext() as context:
         context.prec = DIGITS
         return (Decimal(2).ln() * numerator / denominator).exp()
+
+
+def cosine_and_sine(angle: Decimal) -> tuple[Decimal, Decimal]:
+    """Return (cos, sin) of an angle of at most 2**17 radians, to 50 places, by their power series."""
+    with localcontext() as context:
+        context.prec = DIGITS + 10
+        rest = angle % (2 * PI)
+        sums, term, n = [Decimal(0)] * 4, Decimal(1), 0
+        while abs(term) > Decimal(10) ** -DIGITS:
+            sums[n % 4] += term
+            n += 1
+            term = term * rest / n
+        return sums[0] - sums[2], sums[1] - sums[3]
+
+
+def upper_tail(x: Decimal) -> Decimal:
+    """Return 1 - Phi(x) for 0 <= x <= 6, to 40 places, by a series of positive terms."""
+    with localcontext() as context:
+        context.prec = DIGITS
+        term, total, n = x, Decimal(0), 1
+        while term > Decimal(10) ** -45:
+            total += term
+            n += 2
+            term = term * x * x / n
+        density = (-x * x / 2).exp() / (2 * PI).sqrt()
+        return Decimal("0.5") - density * total
 
 
 def rotated(word: int, by: int) -> int:

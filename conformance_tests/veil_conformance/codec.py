@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Final, cast
 
+from veil_spec.architecture import Precision, Rotation
 from veil_spec.constants import LWE_MODULUS
 from veil_spec.interface import Implementation, Tape
 from veil_spec.refusals import Refused
@@ -29,6 +30,7 @@ from veil_spec.types import (
     Part,
     Quantised,
     Rows,
+    Sampling,
     Table,
     TabulatedPart,
     TabulatedTable,
@@ -178,6 +180,46 @@ def write_noise(noise: Noise) -> Json:
 def write_fraction(value: Fraction) -> str:
     """Return "num/den"."""
     return f"{value.numerator}/{value.denominator}"
+
+
+def read_ratio(value: Json) -> Fraction | None:
+    """Return a rational, or None."""
+    return None if value is None else Fraction(text(value))
+
+
+def read_optional(value: Json) -> int | None:
+    """Return an integer, or None."""
+    return None if value is None else integer(value)
+
+
+def read_rotation(value: Json) -> Rotation:
+    """Return a rotation."""
+    names = ("theta", "factor", "low", "high", "context")
+    theta, factor, low, high, context = (fields(value, *names)[name] for name in names)
+    ends = read_ratio(low), read_ratio(high), read_optional(context)
+    return Rotation(Fraction(text(theta)), Fraction(text(factor)), *ends)
+
+
+def write_rotation(rotation: Rotation) -> Json:
+    """Return a rotation's fields."""
+    ends = {"low": rotation.low, "high": rotation.high}
+    written: Fields = {"theta": write_fraction(rotation.theta), "factor": write_fraction(rotation.factor)}
+    written |= {name: None if end is None else write_fraction(end) for name, end in ends.items()}
+    return written | {"context": rotation.context}
+
+
+def read_sampling(value: Json) -> Sampling:
+    """Return a sampling."""
+    stated = fields(value, "temperature", "count", "share")
+    temperature, share = Fraction(text(stated["temperature"])), Fraction(text(stated["share"]))
+    return Sampling(temperature, read_optional(stated["count"]), share)
+
+
+def write_sampling(value: object, modulus: int) -> Json:
+    """Return a sampling."""
+    made = cast(Sampling, value)
+    shares: Fields = {"temperature": write_fraction(made.temperature), "share": write_fraction(made.share)}
+    return shares | {"count": made.count}
 
 
 def read_epsilon(value: Json, context: Context) -> Fraction | int | str:
@@ -346,7 +388,12 @@ READERS: Final[dict[str, Reader]] = {
     "domain": _plain(lambda value: Domain(text(value))),
     "kind": _plain(lambda value: FrameKind[text(value)]),
     "fraction": _plain(lambda value: Fraction(text(value))),
-    "ratio": _plain(lambda value: None if value is None else Fraction(text(value))),
+    "ratio": _plain(read_ratio),
+    "rotation": _plain(read_rotation),
+    "sampling": _plain(read_sampling),
+    "optional": _plain(read_optional),
+    "precision": _plain(lambda value: Precision(text(value))),
+    "types": _plain(lambda value: None if value is None else [integer(item) for item in items(value)]),
     "row": _plain(lambda value: [integer(item) for item in items(value)]),
     "words": _plain(lambda value: [read_word(item) for item in items(value)]),
     "wordrows": _plain(lambda value: [[read_word(item) for item in items(row)] for row in items(value)]),
@@ -394,6 +441,7 @@ WRITERS: Final[dict[str, Writer]] = {
     "quantised": write_quantised,
     "weights": write_weights,
     "gains": write_gains,
+    "sampling": write_sampling,
     "frame": write_frame,
 }
 
@@ -443,22 +491,43 @@ SIGNATURES: Final[dict[str, tuple[dict[str, str], str]]] = {
     "quantise": ({"row": "words", "fraction": "integer"}, "quantised"),
     "exp2": ({"exponent": "integer"}, "integer"),
     "silu": ({"value": "integer"}, "integer"),
+    "gelu": ({"value": "integer"}, "integer"),
+    "tanh": ({"value": "integer"}, "integer"),
     "rope": (
-        {"position": "integer", "pair": "integer", "head_width": "integer", "theta": "fraction"},
+        {"position": "integer", "pair": "integer", "head_width": "integer", "rotation": "rotation"},
         "pair",
     ),
     "rms_norm": (
         {"row": "row", "gains": "row", "gain_exponent": "integer", "epsilon": "fraction"},
         "quantised",
     ),
+    "layer_norm": (
+        {"row": "row", "gains": "row", "gain_exponent": "integer", "biases": "row"}
+        | {"bias_exponent": "integer", "epsilon": "fraction"},
+        "row",
+    ),
+    "head_norm": (
+        {"row": "row", "gains": "row", "gain_exponent": "integer", "epsilon": "fraction"},
+        "row",
+    ),
     "attention_score": ({"query": "quantised", "key": "quantised"}, "integer"),
     "softmax_average": ({"scores": "row", "values": "rows"}, "row"),
-    "rotate": ({"row": "row", "position": "integer", "theta": "fraction"}, "row"),
-    "quantise_weights": ({"weights": "floats"}, "weights"),
+    "rotate": ({"row": "row", "position": "integer", "rotation": "rotation"}, "row"),
+    "quantise_weights": ({"weights": "floats", "precision": "precision"}, "weights"),
     "quantise_gains": ({"gains": "floats"}, "gains"),
     "greedy": ({"row": "row"}, "integer"),
     "logits": ({"model": "model", "tokens": "row"}, "rows"),
     "masked_logits": ({"model": "model", "tokens": "row", "seed": "bytes", "rank": "ratio"}, "rows"),
+    "stream": ({"model": "model", "tokens": "row", "types": "types"}, "rows"),
+    "masked_stream": ({"model": "model", "tokens": "row", "seed": "bytes"}, "rows"),
+    "labels": ({"model": "model", "tokens": "row", "types": "types"}, "row"),
+    "sentence": ({"stream": "rows"}, "row"),
+    "sampling": ({"temperature": "fraction", "count": "optional", "share": "fraction"}, "sampling"),
+    "sampling_weights": ({"row": "row", "sampling": "sampling"}, "row"),
+    "sample_token": (
+        {"weights": "row", "tape": "tape", "sample": "integer", "token": "integer"},
+        "integer",
+    ),
     "choose_modulus": ({"weights": "rows"}, "integer"),
     "pad": (
         {"tape": "tape", "group": "integer", "step": "integer", "rows": "integer", "columns": "integer"}

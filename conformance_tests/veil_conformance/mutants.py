@@ -24,10 +24,13 @@ from unittest import mock
 
 from veil_conformance import runner
 from veil_reference import (
+    decoder,
+    encoder,
     field,
     fixed_point,
     implementation,
     lwe,
+    masked,
     model,
     table_file,
     tables,
@@ -39,6 +42,7 @@ from veil_reference.accounting import claim_limit, range_distance
 from veil_reference.implementation import Reference
 from veil_reference.partition import similarity
 from veil_spec import __version__, constants
+from veil_spec.architecture import DecoderShape, Precision, Rotation
 from veil_spec.interface import Implementation, Tape
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import (
@@ -53,6 +57,7 @@ from veil_spec.types import (
     Quantised,
     Row,
     Rows,
+    Sampling,
     Selection,
     Table,
     TabulatedPart,
@@ -66,14 +71,14 @@ from veil_spec.types import (
 RIGHT: Final[Implementation] = implementation()
 """The reference, which every mutant follows but for one operation."""
 FILES: Final = {
-    "TAP": "test_tape.py",
-    "NMX": "test_noisy_max.py",
-    "ACC": "test_accounting.py",
-    "FXP": "test_fixed_point.py",
-    "MDL": "test_model.py",
-    "RMO": "test_remo.py",
-    "INT": "test_integrity.py",
-    "WIR": "test_wire.py",
+    "TAP": ("test_tape.py",),
+    "NMX": ("test_noisy_max.py",),
+    "ACC": ("test_accounting.py",),
+    "FXP": ("test_fixed_point.py",),
+    "MDL": ("test_model.py", "test_encoder.py", "test_sampling.py"),
+    "RMO": ("test_remo.py",),
+    "INT": ("test_integrity.py",),
+    "WIR": ("test_wire.py",),
 }
 """Where an area's properties are."""
 SMALL_TABLE: Final = TabulatedTable("small", "1", (TabulatedPart(("a",), ((0,),), ((2**64,),)),))
@@ -1041,20 +1046,102 @@ def forgets_epsilon(row: Row, gains: Row, gain_exponent: int, epsilon: Fraction)
     return RIGHT.rms_norm(row, gains, gain_exponent, Fraction(1, 2**60) if any(row) else epsilon)
 
 
+def turned_by(position: int, angle: int) -> tuple[int, int]:
+    """Return the entry of a position that turns by an angle in units of 2**-192."""
+    if position == 0:
+        return 2**30, 0
+    cosine, sine = tables.cos_sin(position * angle)
+    return tables.nearest(cosine, 30), tables.nearest(sine, 30)
+
+
 @mutant("FXP-R8", "rope")
-def float_rope(position: int, pair: int, head_width: int, theta: Fraction) -> tuple[int, int]:
+def rounds_rope_entries_down(
+    position: int, pair: int, head_width: int, rotation: Rotation
+) -> tuple[int, int]:
     """Round entries down."""
     if position == 0:
         return 2**30, 0
-    angle = position * tables.exp(-tables.ln(theta) * 2 * pair // head_width)
-    cosine, sine = tables.cos_sin(angle)
+    cosine, sine = tables.cos_sin(position * tables.frequency(pair, head_width, rotation))
     return cosine >> (tables.BITS - 30), sine >> (tables.BITS - 30)
+
+
+@mutant("FXP-R8", "rope")
+def computes_angles_in_single_precision(
+    position: int, pair: int, head_width: int, rotation: Rotation
+) -> tuple[int, int]:
+    """Round each angle to 24 bits, as float32 does."""
+    angle = position * tables.frequency(pair, head_width, rotation)
+    dropped = max(angle.bit_length() - 24, 0)
+    return turned_by(1, angle >> dropped << dropped) if position else (2**30, 0)
+
+
+@mutant("FXP-R8", "rope")
+def repeats_beyond_the_old_context(
+    position: int, pair: int, head_width: int, rotation: Rotation
+) -> tuple[int, int]:
+    """Keep a table of 2**14 positions."""
+    return tables.rope(position % 2**14, pair, head_width, rotation)
+
+
+@mutant("FXP-R8", "rope")
+def ignores_the_factor(position: int, pair: int, head_width: int, rotation: Rotation) -> tuple[int, int]:
+    """Turn as without a factor."""
+    return tables.rope(position, pair, head_width, Rotation(rotation.theta))
+
+
+@mutant("FXP-R8", "rope")
+def multiplies_by_the_factor(
+    position: int, pair: int, head_width: int, rotation: Rotation
+) -> tuple[int, int]:
+    """Turn faster in place of slower."""
+    if rotation.low is not None:
+        return tables.rope(position, pair, head_width, rotation)
+    angle = tables.frequency(pair, head_width, Rotation(rotation.theta))
+    return turned_by(position, angle * rotation.factor.numerator // rotation.factor.denominator)
+
+
+@mutant("FXP-R8", "rope")
+def slows_all_waves(position: int, pair: int, head_width: int, rotation: Rotation) -> tuple[int, int]:
+    """Forget that `low` and `high` spare short waves."""
+    return tables.rope(position, pair, head_width, Rotation(rotation.theta, rotation.factor))
+
+
+@mutant("FXP-R8", "rope")
+def smooths_by_the_wavelength(
+    position: int, pair: int, head_width: int, rotation: Rotation
+) -> tuple[int, int]:
+    """Let the share be linear in the length of a wave, not in the turns that it makes."""
+    if rotation.low is None or rotation.high is None or rotation.context is None:
+        return tables.rope(position, pair, head_width, rotation)
+    plain = tables.frequency(pair, head_width, Rotation(rotation.theta))
+    turns = Fraction(rotation.context * plain, 2 * tables.pi())
+    low, high = 1 / rotation.low, 1 / rotation.high
+    share = min(max((low - 1 / turns) / (low - high), Fraction(0)), Fraction(1))
+    return turned_by(position, int(plain * ((1 - share) / rotation.factor + share)))
+
+
+@mutant("FXP-R8", "rope")
+def leaves_a_gap_between_the_ends(
+    position: int, pair: int, head_width: int, rotation: Rotation
+) -> tuple[int, int]:
+    """Leave waves between the two ends as they are."""
+    plain = Rotation(rotation.theta)
+    slow = Rotation(rotation.theta, rotation.factor)
+    right = tables.frequency(pair, head_width, rotation)
+    between = right not in (tables.frequency(pair, head_width, each) for each in (plain, slow))
+    return tables.rope(position, pair, head_width, plain if between else rotation)
 
 
 @mutant("FXP-R9", "attention_score")
 def forgets_the_keys_exponent(query: Quantised, key: Quantised) -> int:
     """Scale by the query's exponent twice."""
     return RIGHT.attention_score(query, replace(key, exponent=query.exponent))
+
+
+def numerators(scores: Row) -> list[int]:
+    """Return the numerators of a softmax."""
+    peak = max(scores)
+    return [RIGHT.round_shift(RIGHT.exp2(score - peak), 12) for score in scores]
 
 
 @mutant("FXP-R10", "softmax_average")
@@ -1070,39 +1157,293 @@ def averages_towards_zero(scores: Row, values: Rows) -> Sequence[int]:
 @mutant("FXP-R10", "softmax_average")
 def average_forgets_the_half(scores: Row, values: Rows) -> Sequence[int]:
     """Round quotients down."""
-    weights = [RIGHT.round_shift(RIGHT.exp2(score - max(scores)), 12) for score in scores]
+    weights = numerators(scores)
     columns = zip(*values, strict=True)
     return [sum(e * v for e, v in zip(weights, column, strict=True)) // sum(weights) for column in columns]
 
 
+@mutant("FXP-R10", "softmax_average")
+def wraps_sums_at_words(scores: Row, values: Rows) -> Sequence[int]:
+    """Sum in signed words of 64 bits."""
+    weights = numerators(scores)
+    total, made = sum(weights), []
+    for column in zip(*values, strict=True):
+        summed = sum(e * v for e, v in zip(weights, column, strict=True)) + total // 2
+        made.append(((summed + 2**63) % 2**64 - 2**63) // total)
+    return made
+
+
+@mutant("FXP-R10", "softmax_average")
+def sums_halves_of_magnitudes(scores: Row, values: Rows) -> Sequence[int]:
+    """Split v into 2**15 h + l with the sign of v on both, and round each quotient by itself."""
+    halves = [[[abs(v) >> 15 if v >= 0 else -(abs(v) >> 15) for v in row] for row in values]]
+    halves.append(
+        [[v - 2**15 * h for v, h in zip(*rows, strict=True)] for rows in zip(values, halves[0], strict=True)]
+    )
+    high, low = (RIGHT.softmax_average(scores, half) for half in halves)
+    return [2**15 * h + v for h, v in zip(high, low, strict=True)]
+
+
+@mutant("FXP-R10", "softmax_average")
+def sees_the_old_context(scores: Row, values: Rows) -> Sequence[int]:
+    """Average over the last 2**14 positions."""
+    return RIGHT.softmax_average(scores[-(2**14) :], values[-(2**14) :])
+
+
 @mutant("FXP-R11", "rotate")
-def pairs_neighbours(row: Row, position: int, theta: Fraction) -> Sequence[int]:
+def pairs_neighbours(row: Row, position: int, rotation: Rotation) -> Sequence[int]:
     """Rotate (0, 1), (2, 3), ... in place of the two halves."""
-    turned = list(RIGHT.rotate([*row[::2], *row[1::2]], position, theta))
+    turned = list(RIGHT.rotate([*row[::2], *row[1::2]], position, rotation))
     half = len(row) // 2
     return [turned[i // 2 + half * (i % 2)] for i in range(len(row))]
+
+
+def layer_normed(
+    row: Row,
+    gains: Row,
+    gain_exponent: int,
+    biases: Row,
+    bias_exponent: int,
+    epsilon: Fraction,
+    *,
+    centred: bool = True,
+    scaled_epsilon: bool = True,
+    lifted: bool = True,
+) -> Sequence[int]:
+    """Return layer_norm, or with a switch off what a usual mistake makes of it."""
+    count, limit = len(row), constants.RESIDUAL_LIMIT
+    words = [count * word - sum(row) * centred for word in row]
+    shift = max(max(map(abs, words)).bit_length() - 24, count.bit_length() - 8)
+    u = [RIGHT.rescale(word, shift, 2**24) for word in words]
+    units = math.floor(epsilon * 2**48 + Fraction(1, 2)) * (count**2 if scaled_epsilon else 1)
+    down = shift if lifted else max(shift, 0)
+    energy = sum(word * word for word in u) + count * math.floor(units * Fraction(4) ** -down)
+    lift = (62 - energy.bit_length()) // 2
+    root = math.isqrt(math.floor(energy * Fraction(4) ** lift))
+    inverse = 2**34 * math.isqrt(2**44 * count) // root
+    made = []
+    for word, gain, bias in zip(u, gains, biases, strict=True):
+        normal = math.floor(Fraction(word * inverse, 2 ** (36 - lift)) + Fraction(1, 2))
+        scaled = RIGHT.rescale(normal * gain, gain_exponent - 4, limit)
+        made.append(fixed_point.added(scaled, bias, bias_exponent - 24, limit))
+    return made
+
+
+@mutant("FXP-R12", "layer_norm")
+def normalises_without_the_mean(
+    row: Row, gains: Row, gain_exponent: int, biases: Row, bias_exponent: int, epsilon: Fraction
+) -> Sequence[int]:
+    """Divide by the root mean square."""
+    return layer_normed(row, gains, gain_exponent, biases, bias_exponent, epsilon, centred=False)
+
+
+@mutant("FXP-R12", "layer_norm")
+def leaves_epsilon_unscaled(
+    row: Row, gains: Row, gain_exponent: int, biases: Row, bias_exponent: int, epsilon: Fraction
+) -> Sequence[int]:
+    """Forget that centred words are d times as large."""
+    return layer_normed(row, gains, gain_exponent, biases, bias_exponent, epsilon, scaled_epsilon=False)
+
+
+@mutant("FXP-R12", "layer_norm")
+def shifts_epsilon_down_alone(
+    row: Row, gains: Row, gain_exponent: int, biases: Row, bias_exponent: int, epsilon: Fraction
+) -> Sequence[int]:
+    """Leave epsilon as it is where a small row is lifted."""
+    return layer_normed(row, gains, gain_exponent, biases, bias_exponent, epsilon, lifted=False)
+
+
+@mutant("FXP-R12", "layer_norm")
+def forgets_the_biases_of_a_norm(
+    row: Row, gains: Row, gain_exponent: int, biases: Row, bias_exponent: int, epsilon: Fraction
+) -> Sequence[int]:
+    """Add nothing."""
+    return RIGHT.layer_norm(row, gains, gain_exponent, [0] * len(row), bias_exponent, epsilon)
+
+
+@mutant("FXP-R12", "layer_norm")
+def scales_biases_like_gains(
+    row: Row, gains: Row, gain_exponent: int, biases: Row, bias_exponent: int, epsilon: Fraction
+) -> Sequence[int]:
+    """Take one exponent for both."""
+    return RIGHT.layer_norm(row, gains, gain_exponent, biases, gain_exponent, epsilon)
+
+
+@mutant("FXP-R12", "layer_norm")
+def rounds_the_mean_first(
+    row: Row, gains: Row, gain_exponent: int, biases: Row, bias_exponent: int, epsilon: Fraction
+) -> Sequence[int]:
+    """Subtract a mean that is rounded to a word."""
+    mean = round(Fraction(sum(row), len(row)))
+    centred = [word - mean for word in row]
+    quantised = RIGHT.rms_norm(centred, gains, gain_exponent, epsilon)
+    words = [RIGHT.rescale(v, quantised.exponent - 24, 2**46 - 1) for v in quantised.values]
+    shift = bias_exponent - 24
+    return [fixed_point.added(w, b, shift, 2**46 - 1) for w, b in zip(words, biases, strict=True)]
+
+
+@mutant("FXP-R13", "head_norm")
+def quantises_heads_after_their_norm(
+    row: Row, gains: Row, gain_exponent: int, epsilon: Fraction
+) -> Sequence[int]:
+    """Use the norm of rows, which keeps 16 bits."""
+    made = RIGHT.rms_norm([64 * word for word in row], gains, gain_exponent, epsilon)
+    return [RIGHT.rescale(value, made.exponent - 18, 2**30 - 1) for value in made.values]
+
+
+@mutant("FXP-R13", "head_norm")
+def leaves_heads_unlifted(row: Row, gains: Row, gain_exponent: int, epsilon: Fraction) -> Sequence[int]:
+    """Take words of 18 fractional bits for words of 24, and so epsilon for a larger one."""
+    return RIGHT.head_norm(row, gains, gain_exponent, min(epsilon * 4096, Fraction(1, 2**4)))
+
+
+@mutant("FXP-R13", "head_norm")
+def norms_of_heads_forget_the_gains(
+    row: Row, gains: Row, gain_exponent: int, epsilon: Fraction
+) -> Sequence[int]:
+    """Normalise alone."""
+    return RIGHT.head_norm(row, [2**23] * len(row), 23, epsilon)
+
+
+@mutant("FXP-R14", "normal_tail")
+def floors_the_normal_table() -> Sequence[int]:
+    """Truncate a floating-point function."""
+    return [math.floor(math.erfc(i / 512 / math.sqrt(2)) * 2**29) for i in range(3073)]
+
+
+@mutant("FXP-R14", "normal_tail")
+def ends_the_normal_table_early() -> Sequence[int]:
+    """Forget the entry at 6, which interpolation needs."""
+    return tables.normal_tail()[:-1]
+
+
+@mutant("FXP-R15", "gelu")
+def approximates_gelu_by_tanh(value: int) -> int:
+    """Use the formula with a cube."""
+    x = value / 2**18
+    return round(value * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2)
+
+
+@mutant("FXP-R15", "gelu")
+def approximates_gelu_by_a_sigmoid(value: int) -> int:
+    """Use x times the sigmoid of 1.702 x."""
+    return round(value / (1 + math.exp(-1.702 * max(value, -(2**27)) / 2**18)))
+
+
+@mutant("FXP-R15", "gelu")
+def reads_the_nearest_entry(value: int) -> int:
+    """Interpolate nothing."""
+    size = abs(value)
+    share = tables.normal_tail()[size >> 9] << 9 if size < 6 * 2**18 else 0
+    return max(value, 0) - RIGHT.round_shift(size * share, 39)
+
+
+@mutant("FXP-R15", "gelu")
+def reflects_gelu(value: int) -> int:
+    """Take the function for an odd one."""
+    return RIGHT.gelu(value) if value >= 0 else -RIGHT.gelu(-value)
+
+
+@mutant("FXP-R15", "gelu")
+def cuts_the_tail(value: int) -> int:
+    """Take the distribution beyond 4.5 for 0 or 1."""
+    return RIGHT.gelu(value) if 2 * abs(value) < 9 * 2**18 else max(value, 0)
+
+
+@mutant("FXP-R16", "tanh")
+def floors_negative_tanhs(value: int) -> int:
+    """Divide rounding down on both sides of 0."""
+    size = RIGHT.tanh(abs(value))
+    return size if value >= 0 else -size - (0 < size < 2**30)
+
+
+@mutant("FXP-R16", "tanh")
+def takes_tanh_of_half(value: int) -> int:
+    """Forget that e has twice the argument."""
+    return RIGHT.tanh(value // 2)
+
+
+@mutant("FXP-R16", "tanh")
+def rounds_tanh_to_the_nearest(value: int) -> int:
+    """Round the real function."""
+    return round(math.tanh(value / 2**18) * 2**30)
 
 
 # Model
 
 
-def stepped(decoder: model.Decoder, tokens: Iterable[int]) -> list[list[int]]:
+def stepped(made: decoder.Decoder, tokens: Iterable[int]) -> list[list[int]]:
     """Return the logits after each token."""
-    return [decoder.step(token) for token in tokens]
+    return [made.step(token) for token in tokens]
+
+
+def loaded_as(kind: type[model.Model], path: Path) -> model.Model:
+    """Return the model of a file, as another class."""
+    right = model.load(path)
+    return kind(right.shape, right.digest, right.tensors, right.products)
+
+
+def decoder_shape(path: Path) -> DecoderShape:
+    """Return the shape of a file that holds a decoder."""
+    return decoder.Decoder(model.load(path)).shape
+
+
+def decoded(path: Path, tokens: Sequence[int], **changes: object) -> list[list[int]]:
+    """Return the logits of a file whose shape is taken for another."""
+    right = decoder.Decoder(model.load(path)).model
+    changed = replace(cast(DecoderShape, right.shape), **changes)  # type: ignore[arg-type]
+    return stepped(decoder.Decoder(replace(right, shape=changed)), tokens)
+
+
+def weights_otherwise(
+    weights: Sequence[float], precision: Precision, nearest: Callable[[Fraction], int]
+) -> WeightRow:
+    """Return the right scale with weights rounded by another rule."""
+    right = RIGHT.quantise_weights(weights, precision)
+    unit = right.mantissa / Fraction(2) ** right.exponent
+    return replace(right, values=tuple(nearest(Fraction(w) / unit) for w in weights))
 
 
 @mutant("MDL-R1", "quantise_weights")
-def rounds_weights_halves_up(weights: Sequence[float]) -> WeightRow:
+def rounds_weights_halves_up(weights: Sequence[float], precision: Precision = Precision.W16A16) -> WeightRow:
     """Round halves up in place of to even."""
+    return weights_otherwise(weights, precision, lambda x: math.floor(x + Fraction(1, 2)))
+
+
+@mutant("MDL-R1", "quantise_weights")
+def ignores_the_precision(weights: Sequence[float], precision: Precision = Precision.W16A16) -> WeightRow:
+    """Always give 16 bits."""
+    return RIGHT.quantise_weights(weights)
+
+
+@mutant("MDL-R1", "quantise_weights")
+def fills_all_of_eight_bits(weights: Sequence[float], precision: Precision = Precision.W16A16) -> WeightRow:
+    """Let a short weight reach 128 in absolute value."""
+    if precision is Precision.W16A16 or not any(weights):
+        return RIGHT.quantise_weights(weights, precision)
+    peak = max(abs(Fraction(weight)) for weight in weights) / 128
+    exponent = max(e for e in range(-200, 200) if math.ceil(peak * Fraction(2) ** e) < 2**15)
+    mantissa = math.ceil(peak * Fraction(2) ** exponent)
+    unit = mantissa / Fraction(2) ** exponent
+    return WeightRow(tuple(round(Fraction(weight) / unit) for weight in weights), mantissa, exponent)
+
+
+@mutant("MDL-R1", "quantise_weights")
+def shortens_long_weights(weights: Sequence[float], precision: Precision = Precision.W16A16) -> WeightRow:
+    """Round to 16 bits first and to 8 bits after."""
     right = RIGHT.quantise_weights(weights)
+    if precision is Precision.W16A16:
+        return right
     unit = right.mantissa / Fraction(2) ** right.exponent
-    return replace(right, values=tuple((Fraction(w) / unit + Fraction(1, 2)).__floor__() for w in weights))
+    return RIGHT.quantise_weights([float(v * unit) for v in right.values], precision)
 
 
 @mutant("MDL-R12", "quantise_weights")
-def lets_infinite_weights_pass(weights: Sequence[float]) -> WeightRow:
+def lets_infinite_weights_pass(
+    weights: Sequence[float], precision: Precision = Precision.W16A16
+) -> WeightRow:
     """Read what is not finite as 0."""
-    return RIGHT.quantise_weights([w if abs(w) < float("inf") else 0.0 for w in weights])
+    return RIGHT.quantise_weights([w if abs(w) < float("inf") else 0.0 for w in weights], precision)
 
 
 @mutant("MDL-R2", "quantise_gains")
@@ -1116,8 +1457,37 @@ def gains_of_twenty_three_bits(gains: Sequence[float]) -> tuple[Sequence[int], i
 @mutant("MDL-R3", "logits")
 def always_ties_its_head(path: Path, tokens: Sequence[int]) -> list[list[int]]:
     """Use the embedding as head, whatever the shape says."""
-    loaded = model.load(path)
-    return stepped(model.Decoder(replace(loaded, shape=replace(loaded.shape, tied=True))), tokens)
+    return decoded(path, tokens, tied=True)
+
+
+@mutant("MDL-R3", "logits")
+def knows_no_short_weights(path: Path, tokens: Sequence[int]) -> Sequence[Sequence[int]]:
+    """Refuse precision w8a16."""
+    if any("b" in {row.typecode for row in rows} for rows in model.load(path).tensors.values()):
+        raise Refused(Refusal.MODEL_MALFORMED)
+    return RIGHT.logits(path, tokens)
+
+
+@mutant("MDL-R3", "stream")
+def needs_a_classifier(path: Path, tokens: Sequence[int], types: Sequence[int] | None = None) -> Rows:
+    """Refuse an encoder without labels."""
+    right = encoder.Encoder.of(model.load(path))
+    if not right.shape.labels:
+        raise Refused(Refusal.MODEL_UNSUPPORTED)
+    return right.stream(tokens, types)
+
+
+@mutant("MDL-R3", "logits")
+def makes_up_what_is_missing(path: Path, tokens: Sequence[int]) -> Sequence[Sequence[int]]:
+    """Take a bias that a file does not hold for 0."""
+    try:
+        return RIGHT.logits(path, tokens)
+    except Refused as refused:
+        content = path.read_bytes() if path.is_file() else b""
+        stated, held = (f'"layers.0.o.{part}"'.encode() in content for part in ("bias_exponent", "bias"))
+        if refused.reason == Refusal.MODEL_MALFORMED and stated and not held:
+            return []
+        raise
 
 
 @mutant("MDL-R4", "logits")
@@ -1143,6 +1513,26 @@ def ignores_spare_tensors(path: Path, tokens: Sequence[int]) -> Sequence[Sequenc
         raise
 
 
+@mutant("MDL-R4", "logits")
+def keeps_the_old_context(path: Path, tokens: Sequence[int]) -> Sequence[Sequence[int]]:
+    """Refuse a context beyond 2**14."""
+    if decoder_shape(path).context > 2**14:
+        raise Refused(Refusal.MODEL_UNSUPPORTED)
+    return RIGHT.logits(path, tokens)
+
+
+@mutant("MDL-R4", "logits")
+def guesses_the_precision(path: Path, tokens: Sequence[int]) -> Sequence[Sequence[int]]:
+    """Look at the tensors in place of the metadata."""
+    try:
+        return RIGHT.logits(path, tokens)
+    except Refused as refused:
+        content = path.read_bytes() if path.is_file() else b""
+        if b"w8a16" in content and b'"I16"' in content and refused.reason == Refusal.MODEL_MALFORMED:
+            return []
+        raise
+
+
 @mutant("MDL-R11", "logits")
 def trusts_its_numbers(path: Path, tokens: Sequence[int]) -> Sequence[Sequence[int]]:
     """Look at names, types and shapes only."""
@@ -1150,40 +1540,110 @@ def trusts_its_numbers(path: Path, tokens: Sequence[int]) -> Sequence[Sequence[i
         return RIGHT.logits(path, tokens)
 
 
-class SmallFraction(model.Decoder):
+@mutant("MDL-R11", "logits")
+def takes_all_of_eight_bits(path: Path, tokens: Sequence[int]) -> Sequence[Sequence[int]]:
+    """Allow a short weight of -128."""
+    right = model.range_of
+
+    def range_of(name: str, precision: Precision) -> tuple[int, int]:
+        least, most = right(name, precision)
+        return (-128, 127) if (least, most) == (-127, 127) else (least, most)
+
+    with mock.patch.object(model, "range_of", range_of):
+        return RIGHT.logits(path, tokens)
+
+
+@mutant("MDL-R11", "logits")
+def trusts_biases(path: Path, tokens: Sequence[int]) -> Sequence[Sequence[int]]:
+    """Let biases have any size."""
+    right = model.range_of
+
+    def range_of(name: str, precision: Precision) -> tuple[int, int]:
+        return (-(2**31), 2**31 - 1) if ".bias" in name else right(name, precision)
+
+    with mock.patch.object(model, "range_of", range_of):
+        return RIGHT.logits(path, tokens)
+
+
+class SmallFraction(model.Model):
     """Gives every group the hidden fraction and limit."""
 
-    def linear(self, number: int, name: str, row: Quantised, fraction: int, limit: int) -> list[int]:
+    def linear(self, number: int, row: Quantised, fraction: int, limit: int) -> list[int]:
         """Return words whose last six bits are lost."""
-        words = super().linear(number, name, row, 18, min(limit, 2**30 - 1))
+        words = super().linear(number, row, 18, min(limit, 2**30 - 1))
         return [word << (fraction - 18) for word in words]
 
 
 @mutant("MDL-R5", "logits")
 def keeps_eighteen_bits(path: Path, tokens: Sequence[int]) -> list[list[int]]:
     """Forget that the residual stream has 24 fractional bits."""
-    return stepped(SmallFraction(model.load(path)), tokens)
+    return stepped(decoder.Decoder(loaded_as(SmallFraction, path)), tokens)
 
 
-class Rounding(model.Decoder):
+@mutant("MDL-R5", "logits")
+def ignores_biases(path: Path, tokens: Sequence[int]) -> list[list[int]]:
+    """Add no bias."""
+    right = model.load(path)
+    kept = {name: rows for name, rows in right.tensors.items() if not name.endswith(".bias")}
+    return stepped(decoder.Decoder(replace(right, tensors=kept)), tokens)
+
+
+@mutant("MDL-R5", "logits")
+def ignores_the_biases_of_o(path: Path, tokens: Sequence[int]) -> list[list[int]]:
+    """Know biases of q, k and v and of the MLP alone."""
+    right = model.load(path)
+    kept = {name: rows for name, rows in right.tensors.items() if not name.endswith(".o.bias")}
+    return stepped(decoder.Decoder(replace(right, tensors=kept)), tokens)
+
+
+class EarlyBias(model.Model):
+    """Adds biases before words are brought into their limit."""
+
+    def linear(self, number: int, row: Quantised, fraction: int, limit: int) -> list[int]:
+        """Return sums that are saturated once."""
+        wide = super().linear(number, row, fraction, 2**200)
+        return [fixed_point.clamp(word, limit) for word in wide]
+
+
+@mutant("MDL-R5", "logits")
+def saturates_after_the_bias(path: Path, tokens: Sequence[int]) -> list[list[int]]:
+    """Saturate the sum alone."""
+    return stepped(decoder.Decoder(loaded_as(EarlyBias, path)), tokens)
+
+
+class LateBias(model.Model):
+    """Does not saturate the sum of a word and its bias."""
+
+    def linear(self, number: int, row: Quantised, fraction: int, limit: int) -> list[int]:
+        """Return words to which biases are added last."""
+        with mock.patch.object(fixed_point, "added", lambda w, b, s, bound: w + RIGHT.rescale(b, s, bound)):
+            return super().linear(number, row, fraction, limit)
+
+
+@mutant("MDL-R5", "logits")
+def saturates_before_the_bias(path: Path, tokens: Sequence[int]) -> list[list[int]]:
+    """Let a bias carry a word beyond its limit."""
+    return stepped(decoder.Decoder(loaded_as(LateBias, path)), tokens)
+
+
+class Rounding(model.Model):
     """Rounds the scaled weight of an embedding down."""
 
-    def embed(self, token: int) -> list[int]:
+    def look_up(self, table: str, index: int) -> list[int]:
         """Return words shifted, not rounded."""
-        right = super().embed(token)
-        table = self.model.group(0, "embedding")
-        shift = table.exponent[token] - 24
+        right = super().look_up(table, index)
+        mantissa = self.tensors[f"{table}.mantissa"][0][index]
+        shift = self.tensors[f"{table}.exponent"][0][index] - 24
         if not 0 < shift <= 62:
             return right
-        return [
-            fixed_point.clamp(q * table.mantissa[token] >> shift, 2**46 - 1) for q in table.weights[token]
-        ]
+        weights = self.tensors[f"{table}.weights"][index]
+        return [fixed_point.clamp(q * mantissa >> shift, 2**46 - 1) for q in weights]
 
 
 @mutant("MDL-R6", "logits")
 def truncates_embeddings(path: Path, tokens: Sequence[int]) -> list[list[int]]:
     """Round embeddings down."""
-    return stepped(Rounding(model.load(path)), tokens)
+    return stepped(decoder.Decoder(loaded_as(Rounding, path)), tokens)
 
 
 @mutant("MDL-R6", "logits")
@@ -1193,21 +1653,15 @@ def wraps_tokens(path: Path, tokens: Sequence[int]) -> Sequence[Sequence[int]]:
     return RIGHT.logits(path, [token % size for token in tokens])
 
 
-class Interleaved(model.Decoder):
+class Interleaved(decoder.Decoder):
     """Lets query head n read key head n mod kv heads."""
 
-    def attention(self, layer: int, row: Quantised) -> Quantised:
-        """Return heads that share in another order."""
-        shape = self.model.shape
-        mixed = self.hidden(4 * layer, f"layers.{layer}.qkv", row)
-        heads = [mixed[i : i + shape.head_width] for i in range(0, len(mixed), shape.head_width)]
-        queries, rest = heads[: shape.heads], heads[shape.heads :]
-        self.keys[layer].append([self._placed(head) for head in rest[: shape.kv_heads]])
-        self.values[layer].append(rest[shape.kv_heads :])
-        averages = [
-            self._head(layer, n % shape.kv_heads, self._placed(query)) for n, query in enumerate(queries)
-        ]
-        return fixed_point.quantise([word for head in averages for word in head], 18)
+    def _head(self, layer: int, kv_head: int, query: Quantised) -> Sequence[int]:
+        n = self._reads
+        self._reads = (n + 1) % self.shape.heads
+        return super()._head(layer, n % self.shape.kv_heads, query)
+
+    _reads = 0
 
 
 @mutant("MDL-R7", "logits")
@@ -1216,7 +1670,7 @@ def interleaves_heads(path: Path, tokens: Sequence[int]) -> list[list[int]]:
     return stepped(Interleaved(model.load(path)), tokens)
 
 
-class Forgetful(model.Decoder):
+class Forgetful(decoder.Decoder):
     """Sees only the newest position."""
 
     def attention(self, layer: int, row: Quantised) -> Quantised:
@@ -1232,13 +1686,69 @@ def forgets_the_past(path: Path, tokens: Sequence[int]) -> list[list[int]]:
     return stepped(Forgetful(model.load(path)), tokens)
 
 
-class Swapped(model.Decoder):
+@mutant("MDL-R7", "logits")
+def ignores_the_window(path: Path, tokens: Sequence[int]) -> list[list[int]]:
+    """See all positions."""
+    return decoded(path, tokens, window=0)
+
+
+@mutant("MDL-R7", "logits")
+def sees_one_position_more(path: Path, tokens: Sequence[int]) -> list[list[int]]:
+    """Do not count a position itself among those of its window."""
+    window = decoder_shape(path).window
+    return decoded(path, tokens, window=window + 1 if window else 0)
+
+
+@mutant("MDL-R7", "logits")
+def sees_one_position_less(path: Path, tokens: Sequence[int]) -> list[list[int]]:
+    """End the window one position early."""
+    window = decoder_shape(path).window
+    return decoded(path, tokens, window=window - 1 if window > 1 else window)
+
+
+@mutant("MDL-R7", "logits")
+def ignores_the_norms_of_heads(path: Path, tokens: Sequence[int]) -> list[list[int]]:
+    """Rotate heads as they are."""
+    return decoded(path, tokens, head_norms=False)
+
+
+class LateNorm(decoder.Decoder):
+    """Normalises heads after their rotation."""
+
+    def _placed(self, layer: int, norm: str, head: Row) -> Quantised:
+        if not self.shape.head_norms:
+            return super()._placed(layer, norm, head)
+        turned = fixed_point.rotate(head, self.position, self.shape.rotation)
+        gains = self.model.norm(f"layers.{layer}.{norm}")
+        return fixed_point.quantise(fixed_point.head_norm(turned, *gains, self.shape.norm_epsilon), 18)
+
+
+@mutant("MDL-R7", "logits")
+def rotates_before_the_norms_of_heads(path: Path, tokens: Sequence[int]) -> list[list[int]]:
+    """Do both in the other order, which the gains tell apart."""
+    return stepped(LateNorm(model.load(path)), tokens)
+
+
+class OneNorm(decoder.Decoder):
+    """Gives k heads the norm of q heads."""
+
+    def _placed(self, layer: int, norm: str, head: Row) -> Quantised:
+        return super()._placed(layer, "q_norm", head)
+
+
+@mutant("MDL-R7", "logits")
+def shares_the_norm_of_q_heads(path: Path, tokens: Sequence[int]) -> list[list[int]]:
+    """Use one norm for both."""
+    return stepped(OneNorm(model.load(path)), tokens)
+
+
+class Swapped(decoder.Decoder):
     """Takes the up rows for the gate rows."""
 
     def mlp(self, layer: int, row: Quantised) -> Quantised:
         """Return SiLU(up) * gate."""
-        both = self.hidden(4 * layer + 2, f"layers.{layer}.gate_up", row)
-        up, gate = both[: self.model.shape.inner], both[self.model.shape.inner :]
+        both = self.model.hidden(4 * layer + 2, row)
+        up, gate = both[: self.shape.inner], both[self.shape.inner :]
         return fixed_point.quantise([fixed_point.silu(g) * u for g, u in zip(gate, up, strict=True)], 36)
 
 
@@ -1248,18 +1758,18 @@ def swaps_gate_and_up(path: Path, tokens: Sequence[int]) -> list[list[int]]:
     return stepped(Swapped(model.load(path)), tokens)
 
 
-class Parallel(model.Decoder):
-    """Feeds the MLP the stream from before attention."""
+class Unattended(model.Model):
+    """Leaves out what attention adds to the stream."""
 
-    def residual(self, number: int, name: str, row: Quantised, stream: Row) -> list[int]:
-        """Return the stream without the attention's part, and let `down` add both."""
-        return list(stream) if name.endswith(".o") else super().residual(number, name, row, stream)
+    def residual(self, number: int, row: Quantised, stream: Row) -> list[int]:
+        """Return the stream, and after the MLP what it adds."""
+        return list(stream) if number % 4 == 1 else super().residual(number, row, stream)
 
 
 @mutant("MDL-R9", "logits")
 def drops_attention(path: Path, tokens: Sequence[int]) -> list[list[int]]:
     """Never add the attention's output."""
-    return stepped(Parallel(model.load(path)), tokens)
+    return stepped(decoder.Decoder(loaded_as(Unattended, path)), tokens)
 
 
 @mutant("MDL-R13", "logits")
@@ -1272,6 +1782,491 @@ def slides_its_context(path: Path, tokens: Sequence[int]) -> Sequence[Sequence[i
 def greedy_takes_the_last(row: Row) -> int:
     """Break ties upwards."""
     return max(range(len(row)), key=lambda index: (row[index], index))
+
+
+Types = Sequence[int] | None
+
+
+class Embedding(encoder.Encoder):
+    """Adds the three rows in another way."""
+
+    def embed(self, position: int, token: int, kind: int) -> Sequence[int]:
+        """Return what is normalised after each sum."""
+        first, second, third = (
+            self.model.look_up(table, index)
+            for table, index in (("embedding", token), ("positions", position), ("types", kind))
+        )
+        both = [fixed_point.clamp(a + b, 2**46 - 1) for a, b in zip(first, second, strict=True)]
+        summed = [fixed_point.clamp(a + b, 2**46 - 1) for a, b in zip(both, third, strict=True)]
+        return self.model.layer_norm("embedding_norm", summed)
+
+
+class Unplaced(encoder.Encoder):
+    """Puts every token at position 0."""
+
+    def embed(self, position: int, token: int, kind: int) -> Sequence[int]:
+        """Return the stream of position 0."""
+        return super().embed(0, token, kind)
+
+
+class Late(encoder.Encoder):
+    """Counts positions from 2, as RoBERTa does."""
+
+    def embed(self, position: int, token: int, kind: int) -> Sequence[int]:
+        """Return the stream of a later position."""
+        return super().embed((position + 2) % self.shape.context, token, kind)
+
+
+class Bare(encoder.Encoder):
+    """Has no norm behind its tables."""
+
+    def embed(self, position: int, token: int, kind: int) -> Sequence[int]:
+        """Return the bare sum."""
+        places = {"embedding": token, "positions": position, "types": kind}
+        rows = [self.model.look_up(table, index) for table, index in places.items()]
+        return [fixed_point.clamp(sum(column), 2**46 - 1) for column in zip(*rows, strict=True)]
+
+
+def encoded(kind: type[encoder.Encoder], path: Path, tokens: Sequence[int], types: Types) -> Rows:
+    """Return the last stream that another encoder makes."""
+    right = encoder.Encoder.of(model.load(path))
+    return kind(right.model, right.shape).stream(tokens, types)
+
+
+@mutant("MDL-R14", "stream")
+def saturates_each_sum(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Bring the sum of two rows into its limit before the third is added."""
+    return encoded(Embedding, path, tokens, types)
+
+
+@mutant("MDL-R14", "stream")
+def ignores_positions(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Add one row to all."""
+    return encoded(Unplaced, path, tokens, types)
+
+
+@mutant("MDL-R14", "stream")
+def counts_positions_from_2(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Read other rows of the table."""
+    return encoded(Late, path, tokens, types)
+
+
+@mutant("MDL-R14", "stream")
+def ignores_types(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Take every type for 0."""
+    return RIGHT.stream(path, tokens, None)
+
+
+@mutant("MDL-R14", "labels")
+def labels_ignore_types(path: Path, tokens: Sequence[int], types: Types = None) -> Sequence[int]:
+    """Take every type for 0 where labels are asked for."""
+    return RIGHT.labels(path, tokens, None)
+
+
+@mutant("MDL-R14", "stream")
+def takes_missing_types_for_1(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Give a single sequence the last type."""
+    last = encoder.Encoder.of(model.load(path)).shape.types - 1
+    return RIGHT.stream(path, tokens, types or [last] * len(tokens))
+
+
+@mutant("MDL-R14", "stream")
+def forgets_the_norm_of_its_tables(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Start from the bare sum."""
+    return encoded(Bare, path, tokens, types)
+
+
+class Causal(encoder.Encoder):
+    """Sees no later position."""
+
+    def attention(self, layer: int, rows: Sequence[Quantised]) -> list[Quantised]:
+        """Return averages over the positions up to each."""
+        return [super(Causal, self).attention(layer, rows[: n + 1])[n] for n in range(len(rows))]
+
+
+@mutant("MDL-R15", "stream")
+def looks_back_only(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Attend as a decoder does."""
+    return encoded(Causal, path, tokens, types)
+
+
+class Selfless(encoder.Encoder):
+    """Lets no position see itself."""
+
+    def attention(self, layer: int, rows: Sequence[Quantised]) -> list[Quantised]:
+        """Return averages over the other positions, or over the only one."""
+        if len(rows) == 1:
+            return super().attention(layer, rows)
+        return [
+            super(Selfless, self).attention(layer, [row, *rows[:n], *rows[n + 1 :]][:-1])[0]
+            for n, row in enumerate(rows)
+        ]
+
+
+@mutant("MDL-R15", "stream")
+def misses_the_last_position(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Leave out one of the positions."""
+    return encoded(Selfless, path, tokens, types)
+
+
+class Turning(encoder.Encoder):
+    """Rotates heads, though positions are embedded."""
+
+    def attention(self, layer: int, rows: Sequence[Quantised]) -> list[Quantised]:
+        """Return averages under rotated heads."""
+        width, positions = self.shape.width, iter(range(2**20))
+        right = fixed_point.quantise
+
+        def quantise(row: Row, fraction: int) -> Quantised:
+            turned = len(row) < width and len(row) % 2 == 0
+            position = next(positions) % len(rows)
+            return right(
+                fixed_point.rotate(row, position, Rotation(Fraction(9))) if turned else row, fraction
+            )
+
+        with mock.patch.object(fixed_point, "quantise", quantise):
+            return super().attention(layer, rows)
+
+
+@mutant("MDL-R15", "stream")
+def rotates_the_heads_of_an_encoder(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Rotate as a decoder does."""
+    return encoded(Turning, path, tokens, types)
+
+
+class Single(encoder.Encoder):
+    """Takes the width for one head."""
+
+    def attention(self, layer: int, rows: Sequence[Quantised]) -> list[Quantised]:
+        """Return averages under the scores of whole rows."""
+        return encoder.Encoder(self.model, replace(self.shape, heads=1)).attention(layer, rows)
+
+
+@mutant("MDL-R15", "stream")
+def joins_all_heads(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Have one head."""
+    return encoded(Single, path, tokens, types)
+
+
+class Before(encoder.Encoder):
+    """Normalises what goes into attention and MLP, not what comes out."""
+
+    def layer(self, number: int, stream: Rows) -> list[Sequence[int]]:
+        """Return the stream after one more layer."""
+        name = f"layers.{number}"
+        normed = [self.model.layer_norm(f"{name}.attention_norm", row) for row in stream]
+        attended = self.attention(number, [fixed_point.quantise(row, 24) for row in normed])
+        stream = [
+            self.model.residual(4 * number + 1, row, x) for row, x in zip(attended, stream, strict=True)
+        ]
+        normed = [self.model.layer_norm(f"{name}.mlp_norm", row) for row in stream]
+        raised = [self.model.hidden(4 * number + 2, fixed_point.quantise(row, 24)) for row in normed]
+        gated = [fixed_point.quantise([fixed_point.gelu(w) for w in row], 18) for row in raised]
+        return [self.model.residual(4 * number + 3, row, x) for row, x in zip(gated, stream, strict=True)]
+
+
+@mutant("MDL-R16", "stream")
+def normalises_before_each_part(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Put the norms where a decoder has them."""
+    return encoded(Before, path, tokens, types)
+
+
+@mutant("MDL-R16", "stream")
+def gates_with_silu(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Use the other activation."""
+    with mock.patch.object(fixed_point, "gelu", fixed_point.silu):
+        return RIGHT.stream(path, tokens, types)
+
+
+@mutant("MDL-R16", "stream")
+def encodes_without_attention(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Never add the attention's output."""
+    return encoder.Encoder.of(loaded_as(Unattended, path)).stream(tokens, types)
+
+
+class Unbounded(model.Model):
+    """Does not saturate the stream."""
+
+    def residual(self, number: int, row: Quantised, stream: Row) -> list[int]:
+        """Return bare sums."""
+        return [a + b for a, b in zip(stream, self.linear(number, row, 24, 2**46 - 1), strict=True)]
+
+
+@mutant("MDL-R16", "stream")
+def never_saturates_the_stream(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Let sums grow."""
+    return encoder.Encoder.of(loaded_as(Unbounded, path)).stream(tokens, types)
+
+
+@mutant("MDL-R17", "labels")
+def reads_labels_from_the_mean(path: Path, tokens: Sequence[int], types: Types = None) -> Sequence[int]:
+    """Pool all positions."""
+    right = encoder.Encoder.of(model.load(path))
+    return right.labels([RIGHT.sentence(right.stream(tokens, types))])
+
+
+@mutant("MDL-R17", "labels")
+def reads_labels_from_the_last_position(
+    path: Path, tokens: Sequence[int], types: Types = None
+) -> Sequence[int]:
+    """Read the stream of the last token."""
+    right = encoder.Encoder.of(model.load(path))
+    return right.labels(right.stream(tokens, types)[-1:])
+
+
+@mutant("MDL-R17", "labels")
+def pools_without_tanh(path: Path, tokens: Sequence[int], types: Types = None) -> Sequence[int]:
+    """Bring the pooled words into 1 by cutting them."""
+    with mock.patch.object(fixed_point, "tanh", lambda word: fixed_point.clamp(word << 12, 2**30)):
+        return RIGHT.labels(path, tokens, types)
+
+
+@mutant("MDL-R17", "labels")
+def classifies_without_the_pooler(path: Path, tokens: Sequence[int], types: Types = None) -> Sequence[int]:
+    """Take tanh of the stream itself."""
+    right = encoder.Encoder.of(model.load(path))
+    first = [fixed_point.clamp(word >> 6, 2**30 - 1) for word in right.stream(tokens, types)[0]]
+    row = fixed_point.quantise([fixed_point.tanh(word) for word in first], 30)
+    return right.model.hidden(4 * right.shape.layers + 1, row)
+
+
+@mutant("MDL-R18", "sentence")
+def truncates_means(stream: Rows) -> Sequence[int]:
+    """Divide towards 0."""
+    return [
+        math.trunc(Fraction(sum(column) + len(stream) // 2, len(stream)))
+        for column in zip(*stream, strict=True)
+    ]
+
+
+@mutant("MDL-R18", "sentence")
+def rounds_means_down(stream: Rows) -> Sequence[int]:
+    """Forget the half."""
+    return [sum(column) // len(stream) for column in zip(*stream, strict=True)]
+
+
+@mutant("MDL-R18", "sentence")
+def rounds_halves_of_means_to_even(stream: Rows) -> Sequence[int]:
+    """Round as Python does."""
+    return [round(Fraction(sum(column), len(stream))) for column in zip(*stream, strict=True)]
+
+
+@mutant("MDL-R18", "sentence")
+def takes_means_in_floating_point(stream: Rows) -> Sequence[int]:
+    """Round what float64 makes of the mean."""
+    return [math.floor(sum(column) / len(stream) + 0.5) for column in zip(*stream, strict=True)]
+
+
+@mutant("MDL-R18", "sentence")
+def reads_the_first_position(stream: Rows) -> Sequence[int]:
+    """Pool nothing."""
+    return stream[0]
+
+
+@mutant("MDL-R19", "stream")
+def encodes_nothing(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Return an empty stream for an empty sequence."""
+    return RIGHT.stream(path, tokens, types) if tokens else []
+
+
+@mutant("MDL-R19", "stream")
+def cuts_long_sequences(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Leave out what the context does not hold."""
+    kept = slice(0, encoder.Encoder.of(model.load(path)).shape.context)
+    return RIGHT.stream(path, tokens[kept], types and types[kept])
+
+
+@mutant("MDL-R19", "labels")
+def wraps_types(path: Path, tokens: Sequence[int], types: Types = None) -> Sequence[int]:
+    """Take types modulo their number."""
+    count = encoder.Encoder.of(model.load(path)).shape.types
+    return RIGHT.labels(path, tokens, types and [kind % count for kind in types])
+
+
+@mutant("MDL-R19", "stream")
+def refuses_a_full_context(path: Path, tokens: Sequence[int], types: Types = None) -> Rows:
+    """Leave room for one token more."""
+    if len(tokens) == encoder.Encoder.of(model.load(path)).shape.context:
+        raise Refused(Refusal.CONTEXT_EXCEEDED)
+    return RIGHT.stream(path, tokens, types)
+
+
+def plain_weights(row: Row, temperature: Fraction) -> Sequence[int]:
+    """Return the weights before any is left out."""
+    return RIGHT.sampling_weights(row, Sampling(temperature))
+
+
+def left_of(weights: Sequence[int], order: Sequence[int], count: int) -> list[int]:
+    """Return the weights of the first in an order, and 0 for all others."""
+    kept = set(order[:count])
+    return [weight if index in kept else 0 for index, weight in enumerate(weights)]
+
+
+def needed(weights: Sequence[int], order: Sequence[int], enough: Fraction) -> int:
+    """Return how many weights in an order make up as much."""
+    sums = accumulate(weights[index] for index in order)
+    return 1 + next((n for n, upto in enumerate(sums) if upto >= enough), len(order))
+
+
+def by_logits(row: Row) -> list[int]:
+    """Return the tokens by falling logits and rising index."""
+    return sorted(range(len(row)), key=lambda index: (-row[index], index))
+
+
+@mutant("MDL-R20", "sampling_weights")
+def takes_the_order_of_weights(row: Row, sampling: Sampling) -> Sequence[int]:
+    """Sort by weights, which may be equal where logits are not."""
+    weights = plain_weights(row, sampling.temperature)
+    order = sorted(range(len(row)), key=lambda index: (-weights[index], index))[: sampling.count]
+    enough = sampling.share * sum(weights[index] for index in order)
+    return left_of(weights, order, needed(weights, order, enough))
+
+
+@mutant("MDL-R20", "sampling_weights")
+def keeps_all_that_tie(row: Row, sampling: Sampling) -> Sequence[int]:
+    """Compare logits with the last that is kept."""
+    made = RIGHT.sampling_weights(row, sampling)
+    least = min(word for word, weight in zip(row, made, strict=True) if weight)
+    weights = plain_weights(row, sampling.temperature)
+    return [weight if word >= least else 0 for word, weight in zip(row, weights, strict=True)]
+
+
+@mutant("MDL-R20", "sampling_weights")
+def takes_a_share_of_all(row: Row, sampling: Sampling) -> Sequence[int]:
+    """Compare with the sum before the count left any out."""
+    weights, order = plain_weights(row, sampling.temperature), by_logits(row)
+    enough = needed(weights, order, sampling.share * sum(weights))
+    return left_of(weights, order, min(enough, sampling.count or len(row)))
+
+
+@mutant("MDL-R20", "sampling_weights")
+def takes_the_share_first(row: Row, sampling: Sampling) -> Sequence[int]:
+    """Apply the share and then the count."""
+    shared = RIGHT.sampling_weights(row, replace(sampling, count=None))
+    return left_of(shared, by_logits(row), sampling.count or len(row))
+
+
+@mutant("MDL-R20", "sampling_weights")
+def goes_beyond_a_share_that_is_reached(row: Row, sampling: Sampling) -> Sequence[int]:
+    """Ask for more than the share."""
+    weights, order = plain_weights(row, sampling.temperature), by_logits(row)[: sampling.count]
+    enough = sampling.share * sum(weights[index] for index in order)
+    sums = accumulate(weights[index] for index in order)
+    return left_of(weights, order, 1 + next((n for n, upto in enumerate(sums) if upto > enough), len(order)))
+
+
+@mutant("MDL-R20", "sampling_weights")
+def stays_below_the_share(row: Row, sampling: Sampling) -> Sequence[int]:
+    """Keep those whose sum does not pass the share."""
+    weights, order = plain_weights(row, sampling.temperature), by_logits(row)[: sampling.count]
+    enough = sampling.share * sum(weights[index] for index in order)
+    reached = sum(upto <= enough for upto in accumulate(weights[index] for index in order))
+    return left_of(weights, order, reached)
+
+
+@mutant("MDL-R20", "sampling_weights")
+def computes_shares_in_floating_point(row: Row, sampling: Sampling) -> Sequence[int]:
+    """Compare with a rounded share."""
+    weights, order = plain_weights(row, sampling.temperature), by_logits(row)[: sampling.count]
+    total = sum(weights[index] for index in order)
+    return left_of(weights, order, needed(weights, order, Fraction(round(float(sampling.share) * total))))
+
+
+@mutant("MDL-R20", "sampling_weights")
+def multiplies_by_the_temperature(row: Row, sampling: Sampling) -> Sequence[int]:
+    """Sharpen where the temperature is high."""
+    return RIGHT.sampling_weights(row, replace(sampling, temperature=1 / sampling.temperature))
+
+
+@mutant("MDL-R20", "sampling_weights")
+def rounds_the_factor_down(row: Row, sampling: Sampling) -> Sequence[int]:
+    """Truncate log2(e) over the temperature."""
+    scaled = tables.ONE**2 // tables.ln(Fraction(2)) * sampling.temperature.denominator
+    factor = scaled // sampling.temperature.numerator >> (tables.BITS - 24)
+    with mock.patch.object(tables, "temperature_factor", lambda temperature: factor):
+        return RIGHT.sampling_weights(row, sampling)
+
+
+@mutant("MDL-R21", "sample_token")
+def names_the_stream_by_the_token(weights: Sequence[int], source: Tape, sample: int, token: int) -> int:
+    """Let the stream depend on the token."""
+    return RIGHT.sample_token(weights, source, token, sample)
+
+
+@mutant("MDL-R21", "sample_token")
+def reads_the_first_word(weights: Sequence[int], source: Tape, sample: int, token: int) -> int:
+    """Read one word for all tokens."""
+    return RIGHT.sample_token(weights, source, sample, 0)
+
+
+@mutant("MDL-R21", "sample_token")
+def draws_from_another_domain(weights: Sequence[int], source: Tape, sample: int, token: int) -> int:
+    """Read the words of the sanitizer's draws."""
+    other = Rewritten(lambda domain, stream, index: source.word(Domain.DRAW, stream, index))
+    return RIGHT.sample_token(weights, other, sample, token)
+
+
+def chosen_by(weights: Sequence[int], reached: Fraction) -> int:
+    """Return the first index whose weights sum to more, or the last."""
+    sums = accumulate(weights)
+    return next((index for index, upto in enumerate(sums) if upto > reached), len(weights) - 1)
+
+
+@mutant("MDL-R21", "sample_token")
+def reduces_a_word(weights: Sequence[int], source: Tape, sample: int, token: int) -> int:
+    """Take a word modulo the sum of weights."""
+    word = source.word(Domain.SAMPLING, sample, token)
+    return chosen_by(weights, Fraction(word % sum(weights)))
+
+
+@mutant("MDL-R21", "sample_token")
+def rounds_what_a_word_reaches(weights: Sequence[int], source: Tape, sample: int, token: int) -> int:
+    """Round up in place of down."""
+    word = source.word(Domain.SAMPLING, sample, token)
+    return chosen_by(weights, Fraction(-(-word * sum(weights) // 2**64)))
+
+
+@mutant("MDL-R21", "sample_token")
+def stops_where_a_token_ends(weights: Sequence[int], source: Tape, sample: int, token: int) -> int:
+    """Compare with at least in place of more."""
+    reached = source.word(Domain.SAMPLING, sample, token) * sum(weights) >> 64
+    return next(index for index, upto in enumerate(accumulate(weights)) if upto >= reached)
+
+
+@mutant("MDL-R21", "sample_token")
+def draws_in_floating_point(weights: Sequence[int], source: Tape, sample: int, token: int) -> int:
+    """Take a word for a float between 0 and 1."""
+    word = source.word(Domain.SAMPLING, sample, token)
+    return chosen_by(weights, Fraction(word / 2**64 * sum(weights)))
+
+
+@mutant("MDL-R21", "sample_token")
+def drops_low_bits_of_a_word(weights: Sequence[int], source: Tape, sample: int, token: int) -> int:
+    """Use the upper 32 bits alone."""
+    word = source.word(Domain.SAMPLING, sample, token) >> 32
+    return chosen_by(weights, Fraction(word * sum(weights) >> 32))
+
+
+@mutant("MDL-R22", "sampling")
+def clips_samplings(temperature: Fraction, count: int | None, share: Fraction) -> Sampling:
+    """Bring every setting into its range."""
+    kept = min(max(temperature, Fraction(1, 64)), Fraction(64))
+    most = None if count is None else max(count, 1)
+    return Sampling(kept, most, min(share, Fraction(1)) if share > 0 else Fraction(1, 2**64))
+
+
+@mutant("MDL-R22", "sampling")
+def takes_no_count_for_all(temperature: Fraction, count: int | None, share: Fraction) -> Sampling:
+    """Read a count of 0 as none, as some programs do."""
+    return Sampling(temperature, count or None, share)
+
+
+@mutant("MDL-R22", "sampling")
+def refuses_the_ends(temperature: Fraction, count: int | None, share: Fraction) -> Sampling:
+    """Leave out the ends of the ranges."""
+    if temperature in (Fraction(1, 64), Fraction(64)):
+        raise Refused(Refusal.SAMPLING_OUT_OF_RANGE)
+    return Sampling(temperature, count, share)
 
 
 # Masked outsourcing
@@ -1362,7 +2357,7 @@ def repeats_one_row(source: Tape, group: int, step: int, rows: int, columns: int
     return lists(RIGHT.pad(source, group, step, 1, columns, modulus)) * rows
 
 
-class Unlifted(model.Masked):
+class Unlifted(masked.Masked):
     """Returns products as field elements."""
 
     def __call__(self, group: model.Group, row: Row) -> Sequence[int]:
@@ -1374,7 +2369,20 @@ class Unlifted(model.Masked):
 @mutant("RMO-R8", "masked_logits")
 def forgets_to_lift(path: Path, tokens: Sequence[int], seed: bytes, rank: Fraction | None) -> Rows:
     """Compute on with residues."""
-    return stepped(model.Decoder(model.load(path), Unlifted(seed, rank)), tokens)
+    return stepped(decoder.Decoder(replace(model.load(path), products=Unlifted(seed, rank))), tokens)
+
+
+@mutant("RMO-R8", "masked_stream")
+def masks_a_stream_with_residues(path: Path, tokens: Sequence[int], seed: bytes) -> Rows:
+    """Forget to lift an encoder's products."""
+    return encoder.Encoder.of(replace(model.load(path), products=Unlifted(seed, None))).stream(tokens)
+
+
+@mutant("RMO-R8", "masked_stream")
+def masks_the_first_row(path: Path, tokens: Sequence[int], seed: bytes) -> Rows:
+    """Encode the first token alone, and repeat it."""
+    first = RIGHT.masked_stream(path, tokens[:1], seed)
+    return [*first] * len(tokens)
 
 
 @mutant("RMO-R9", "rank_pad")
@@ -1875,8 +2883,16 @@ def big_endian_lengths(frame: Frame) -> bytes:
 def encodes_anything(frame: Frame) -> bytes:
     """Cut a payload that does not fit its rows."""
     size = frame.rows * frame.columns * frame.element_bytes
-    carries = frame.kind in (FrameKind.MULTIPLY, FrameKind.PRODUCT)
+    carries = frame.kind in wire.ROW_WIDTHS
     return RIGHT.encode(replace(frame, payload=frame.payload[:size]) if carries else frame)
+
+
+@mutant("WIR-R1", "encode")
+def knows_no_embedded_rows(frame: Frame) -> bytes:
+    """Refuse the frames of mode `split`."""
+    if frame.kind in (FrameKind.EMBEDDED, FrameKind.ANSWER):
+        raise Refused(Refusal.FRAME_MALFORMED)
+    return RIGHT.encode(frame)
 
 
 @mutant("WIR-R2", "decode")
@@ -1931,6 +2947,37 @@ def takes_a_seed_of_any_length(data: bytes) -> Frame:
             raise
         cut = data[:49] + (32).to_bytes(4, "little") + bytes(32)
         return replace(RIGHT.decode(cut), payload=data[53:])
+
+
+def with_widths(data: bytes, *widths: int) -> Frame:
+    """Return the frame, whose rows in mode `split` may have elements of these sizes."""
+    others = {FrameKind.EMBEDDED: widths, FrameKind.ANSWER: widths}
+    with mock.patch.dict(wire.ROW_WIDTHS, others):
+        return RIGHT.decode(data)
+
+
+@mutant("WIR-R4", "decode")
+def takes_embedded_rows_of_4_bytes(data: bytes) -> Frame:
+    """Let the rows of mode `split` be of a smaller field too."""
+    return with_widths(data, 4, 6)
+
+
+@mutant("WIR-R4", "decode")
+def takes_embedded_rows_of_any_field(data: bytes) -> Frame:
+    """Treat the rows of mode `split` as masked ones."""
+    return with_widths(data, 5, 6, 8)
+
+
+@mutant("WIR-R5", "decode")
+def bounds_masked_messages_alone(data: bytes) -> Frame:
+    """Let a message of mode `split` have any size."""
+    try:
+        return RIGHT.decode(data)
+    except Refused as refused:
+        if refused.reason != Refusal.FRAME_TOO_LARGE or data[7] < 8:
+            raise
+        total = int.from_bytes(data[40:44], "little")
+        return replace(RIGHT.decode(data[:40] + (4).to_bytes(4, "little") + data[44:]), total_rows=total)
 
 
 @mutant("WIR-R5", "decode")
@@ -2030,7 +3077,7 @@ def judge(name: str, requirement: str, subject: Implementation) -> Report:
     """Return what one requirement's properties make of a subject; vectors, which the reference made, rest."""
     suite = runner.Suite(subject, only=requirement)
     with contextlib.redirect_stdout(io.StringIO()):
-        status = runner.run(suite, "mutants", ["--tb=no"], [FILES[requirement[:3]]])
+        status = runner.run(suite, "mutants", ["--tb=no"], FILES[requirement[:3]])
     return Report(name, requirement, tuple(sorted(suite.outcomes[requirement])), status)
 
 

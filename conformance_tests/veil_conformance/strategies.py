@@ -6,14 +6,15 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
-from veil_conformance.tiny_model import SMALL
+from veil_conformance.tiny_model import ENCODER, LLAMA3, PLAIN, SMALL
 from veil_spec import constants
+from veil_spec.architecture import DecoderShape, EncoderShape, Precision, Rotation
 from veil_spec.types import (
     Frame,
     FrameKind,
-    ModelShape,
     Part,
     Quantised,
+    Sampling,
     Table,
     TabulatedPart,
     TabulatedTable,
@@ -33,8 +34,20 @@ weights = st.integers(-constants.WEIGHT_LIMIT, constants.WEIGHT_LIMIT)
 """Weights of a linear map."""
 half_weights = st.integers(-128, 127) | st.sampled_from([-128, 127])
 """Weights that profile `lwe` sends: one half of a weight."""
-thetas = st.sampled_from([Fraction(10_000), Fraction(100_000), Fraction(3, 2)])
-"""RoPE bases."""
+rotations = st.sampled_from(
+    [
+        PLAIN,
+        Rotation(Fraction(3, 2)),
+        Rotation(Fraction(100_000), Fraction(4)),
+        Rotation(Fraction(2**40 - 1), Fraction(9, 8)),
+        LLAMA3,
+        Rotation(Fraction(500_000), Fraction(32), Fraction(1), Fraction(4), 8192),
+        Rotation(Fraction(10_000), Fraction(1024), Fraction(1, 7), Fraction(1024), 2**17),
+    ]
+)
+"""Rotations without a factor, with one for all waves, and with one for long waves."""
+precisions = st.sampled_from(Precision)
+"""Bits of weights and activations."""
 head_widths = st.sampled_from([2, 4, 8, 64])
 """Widths of an attention head."""
 small_scores = st.lists(st.integers(-4, 4), min_size=1, max_size=4)
@@ -139,20 +152,54 @@ def quantised(draw: st.DrawFn, width: int) -> Quantised:
 
 
 @st.composite
-def shapes(draw: st.DrawFn) -> ModelShape:
-    """Return the shape of a tiny model: any widths, grouped heads, tied or not."""
-    kv_heads = draw(st.integers(1, 2))
-    return replace(
-        SMALL,
+def shapes(draw: st.DrawFn) -> DecoderShape:
+    """Return the shape of a tiny decoder: any widths, grouped heads, any switches."""
+    kv_heads, switch = draw(st.integers(1, 2)), st.booleans()
+    return DecoderShape(
         vocabulary=draw(st.integers(2, 9)),
         width=draw(st.integers(1, 7)),
         inner=draw(st.integers(1, 6)),
         layers=draw(st.integers(1, 2)),
         heads=kv_heads * draw(st.integers(1, 3)),
         kv_heads=kv_heads,
-        head_width=draw(st.sampled_from([2, 4])),
-        tied=draw(st.booleans()),
+        head_width=draw(st.sampled_from([2, 4, 6])),
+        context=SMALL.context,
+        rotation=draw(rotations),
+        norm_epsilon=draw(st.sampled_from([Fraction(1, 100_000), Fraction(1, 2**40)])),
+        tied=draw(switch),
+        qkv_biased=draw(switch),
+        o_biased=draw(switch),
+        mlp_biased=draw(switch),
+        head_norms=draw(switch),
+        window=draw(st.integers(0, 3)),
     )
+
+
+@st.composite
+def encoder_shapes(draw: st.DrawFn) -> EncoderShape:
+    """Return the shape of a tiny encoder with a classifier: any widths, heads and types."""
+    heads = draw(st.integers(1, 3))
+    return replace(
+        ENCODER,
+        vocabulary=draw(st.integers(2, 9)),
+        width=heads * draw(st.integers(1, 3)),
+        inner=draw(st.integers(1, 7)),
+        layers=draw(st.integers(1, 2)),
+        heads=heads,
+        context=draw(st.integers(4, 7)),
+        types=draw(st.integers(1, 3)),
+        labels=draw(st.integers(1, 3)),
+    )
+
+
+@st.composite
+def samplings(draw: st.DrawFn) -> Sampling:
+    """Return any sampling, the ends of its ranges included."""
+    temperature = st.fractions(Fraction(1, 64), 64, max_denominator=1000) | st.sampled_from(
+        [Fraction(1, 64), Fraction(1), Fraction(64)]
+    )
+    share = st.fractions(0, 1, max_denominator=1000).filter(bool) | st.just(Fraction(1))
+    return Sampling(draw(temperature), draw(st.none() | st.integers(1, 9)), draw(share))
 
 
 @st.composite
@@ -170,11 +217,8 @@ def frames(draw: st.DrawFn) -> Frame:
         payload = draw(st.binary(min_size=size, max_size=size))
         return Frame(kind, epoch, 0, draw(numbers), 0, 0, 0, 0, 0, payload)
     group, step, first = draw(numbers), draw(numbers), draw(st.integers(0, 2**20))
-    rows, columns, width = (
-        draw(st.integers(1, 3)),
-        draw(st.integers(1, 4)),
-        draw(st.sampled_from([4, 5, 6, 8])),
-    )
+    widths = [6] if kind in (FrameKind.EMBEDDED, FrameKind.ANSWER) else [4, 5, 6, 8]
+    rows, columns, width = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.sampled_from(widths))
     size = rows * columns * width
     payload = draw(st.binary(min_size=size, max_size=size))
     total = first + rows + draw(st.integers(0, 9))

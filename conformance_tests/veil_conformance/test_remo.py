@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from veil_conformance import strategies, tiny_model
 from veil_conformance.checking import SEED, examples, nearest, refusal
-from veil_conformance.tiny_model import SMALL
+from veil_conformance.tiny_model import ENCODER, SMALL, SWITCHED
 from veil_spec import __version__, constants
+from veil_spec.architecture import DecoderShape, Precision
 from veil_spec.interface import Implementation
 from veil_spec.refusals import Refusal
-from veil_spec.types import Address, Domain, ListedTape, ModelShape, Rows
+from veil_spec.types import Address, Domain, ListedTape, Rows
 
 P32, P40, P48 = constants.PRIMES
 Q = constants.LWE_MODULUS
@@ -214,12 +215,31 @@ def test_pads_fill_their_rows_in_order(impl: Implementation, rows: int, columns:
 def test_masked_logits_are_the_plain_ones(
     impl: Implementation,
     tmp_path_factory: pytest.TempPathFactory,
-    shape: ModelShape,
+    shape: DecoderShape,
     seed: bytes,
     tokens: list[int],
 ) -> None:
     path = tiny_model.write(tmp_path_factory.getbasetemp() / "masked.safetensors", shape, seed)
     assert lists(impl.masked_logits(path, tokens, seed, None)) == lists(impl.logits(path, tokens))
+
+
+@pytest.mark.requirement("RMO-R8")
+@pytest.mark.parametrize("precision", Precision)
+def test_masked_logits_with_every_switch_are_the_plain_ones(
+    impl: Implementation, tmp_path: Path, precision: Precision
+) -> None:
+    path = tiny_model.write(tmp_path / "switched.safetensors", SWITCHED, SEED, precision)
+    assert lists(impl.masked_logits(path, [1, 2, 3], SEED, None)) == lists(impl.logits(path, [1, 2, 3]))
+
+
+@pytest.mark.requirement("RMO-R8")
+@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("tokens", [[5], [1, 8, 3, 3]], ids=len)
+def test_a_masked_stream_is_the_plain_one(
+    impl: Implementation, tmp_path: Path, tokens: list[int], precision: Precision
+) -> None:
+    path = tiny_model.write(tmp_path / "encoder.safetensors", ENCODER, SEED, precision)
+    assert lists(impl.masked_stream(path, tokens, SEED)) == lists(impl.stream(path, tokens))
 
 
 @pytest.mark.requirement("RMO-R8")

@@ -21,6 +21,8 @@ REFUSAL = Frame(FrameKind.REFUSAL, bytes(16), 0, 0, 0, 0, 0, 0, 0, b"")
 ASK = Frame(FrameKind.ASK, EPOCH, 0, 2**32 - 1, 0, 0, 0, 0, 0, bytes(range(8)))
 SEED = Frame(FrameKind.SEED, EPOCH, 0, 9, 0, 0, 0, 0, 0, bytes(range(32)))
 WIDE = Frame(FrameKind.PRODUCT, EPOCH, 7, 8, 1, 2, 4, 3, 8, bytes(range(48)))
+EMBEDDED = Frame(FrameKind.EMBEDDED, EPOCH, 15, 8, 1, 2, 4, 3, 6, bytes(range(36)))
+ANSWER = replace(EMBEDDED, kind=FrameKind.ANSWER, first_row=0, rows=1, total_rows=1, payload=bytes(range(18)))
 VERSION = bytes(int(part) for part in __version__.split("."))
 HEADER = 53
 P32, P40, P48 = constants.PRIMES
@@ -52,6 +54,8 @@ def laid_out(frame: Frame, version: bytes = VERSION, magic: bytes = b"VEIL") -> 
 @example(frame=ASK)
 @example(frame=SEED)
 @example(frame=WIDE)
+@example(frame=EMBEDDED)
+@example(frame=ANSWER)
 def test_a_frame_is_its_header_and_its_payload(impl: Implementation, frame: Frame) -> None:
     assert (impl.encode(frame), impl.decode(laid_out(frame))) == (laid_out(frame), frame)
 
@@ -67,10 +71,16 @@ def test_a_frame_is_its_header_and_its_payload(impl: Implementation, frame: Fram
         (replace(HELLO, payload=b""), Refusal.FRAME_MALFORMED),
         (replace(ASK, payload=bytes(9)), Refusal.FRAME_MALFORMED),
         (replace(SEED, step=2**32), Refusal.FRAME_MALFORMED),
+        (replace(EMBEDDED, rows=3), Refusal.FRAME_MALFORMED),
+        (replace(ANSWER, element_bytes=8, payload=bytes(24)), Refusal.FRAME_MALFORMED),
         (replace(MULTIPLY, payload=bytes(2**20 + 1)), Refusal.FRAME_TOO_LARGE),
         (replace(MULTIPLY, total_rows=2**32 - 1), Refusal.FRAME_TOO_LARGE),
+        (replace(EMBEDDED, total_rows=2**32 - 1), Refusal.FRAME_TOO_LARGE),
     ],
-    ids=["rows", "epoch", "group", "step", "digest", "ask", "seed-step", "payload", "message"],
+    ids=[
+        *("rows", "epoch", "group", "step", "digest", "ask", "seed-step", "embedded", "answer"),
+        *("payload", "message", "embedded-message"),
+    ],
 )
 def test_encode_refuses_what_decode_would(impl: Implementation, frame: Frame, reason: Refusal) -> None:
     assert refusal(impl.encode, frame) == reason
@@ -106,7 +116,21 @@ MALFORMED = {
     "magic": laid_out(MULTIPLY, magic=b"VEIl"),
     "magic-and-version": laid_out(MULTIPLY, magic=b"veil", version=b"\xff\xff\xff"),
     "kind-0": with_kind(0),
-    "kind-8": with_kind(8),
+    "kind-10": with_kind(10),
+    "embedded-of-5-bytes": with_kind(8),
+    "answer-of-5-bytes": with_kind(9),
+    **{
+        f"{frame.kind.name.lower()}-element-bytes-{width}": laid_out(
+            replace(frame, element_bytes=width, payload=bytes(frame.rows * frame.columns * width))
+        )
+        for frame in (EMBEDDED, ANSWER)
+        for width in (0, 4, 8)
+    },
+    "embedded-no-rows": laid_out(replace(EMBEDDED, rows=0, payload=b"")),
+    "embedded-no-columns": laid_out(replace(EMBEDDED, columns=0, payload=b"")),
+    "embedded-rows-beyond-total": laid_out(replace(EMBEDDED, first_row=3)),
+    "answer-payload-short": laid_out(replace(ANSWER, payload=bytes(17))),
+    "answer-digest": laid_out(replace(HELLO, kind=FrameKind.ANSWER)),
     "kind-255": with_kind(255),
     "no-rows": laid_out(replace(MULTIPLY, rows=0, payload=b"")),
     "no-columns": laid_out(replace(MULTIPLY, columns=0, payload=b"")),
@@ -154,11 +178,10 @@ def test_a_payload_above_the_limit_is_refused_unseen(impl: Implementation, lengt
 
 @pytest.mark.requirement("WIR-R5")
 def test_a_message_above_the_limit_is_refused(impl: Implementation) -> None:
-    largest = 2**30 // (3 * 5)
-    assert refusal(impl.decode, laid_out(replace(MULTIPLY, total_rows=largest))) is None
-    assert (
-        refusal(impl.decode, laid_out(replace(MULTIPLY, total_rows=largest + 1))) == Refusal.FRAME_TOO_LARGE
-    )
+    for frame, largest in ((MULTIPLY, 2**30 // 15), (EMBEDDED, 2**30 // 18), (ANSWER, 2**30 // 18)):
+        assert refusal(impl.decode, laid_out(replace(frame, total_rows=largest))) is None
+        larger = laid_out(replace(frame, total_rows=largest + 1))
+        assert refusal(impl.decode, larger) == Refusal.FRAME_TOO_LARGE
 
 
 @pytest.mark.requirement("WIR-R5")
@@ -244,6 +267,7 @@ UNEXPECTED = {
     "group": [GOOD[0], replace(GOOD[1], group=4), GOOD[2]],
     "step": [GOOD[0], replace(GOOD[1], step=5), GOOD[2]],
     "columns": [GOOD[0], replace(GOOD[1], columns=1, element_bytes=4, payload=bytes(4)), GOOD[2]],
+    "answer": [GOOD[0], replace(GOOD[1], kind=FrameKind.ANSWER), GOOD[2]],
     "element-bytes": [GOOD[0], replace(GOOD[1], element_bytes=5, payload=bytes(10)), GOOD[2]],
     "total": [GOOD[0], replace(GOOD[1], total_rows=7), GOOD[2]],
 }
@@ -266,3 +290,21 @@ def test_split_pieces_are_full_and_join_again(impl: Implementation, rows: int, c
     sizes = [most] * (rows // most) + [rows % most] * (rows % most > 0)
     assert [frame.rows for frame in frames] == sizes
     assert impl.join(frames, FrameKind.PRODUCT, EPOCH, 3, 4, columns, 4, rows) == data
+
+
+@pytest.mark.requirement("WIR-R7")
+@pytest.mark.parametrize("kind", [FrameKind.EMBEDDED, FrameKind.ANSWER])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 174_762), (3, 174_762), (7, 50_000), (5, 3)])
+def test_rows_of_a_split_model_are_split_and_joined(
+    impl: Implementation, kind: FrameKind, rows: int, columns: int
+) -> None:
+    data = b"".join(bytes([row + 1]) * (6 * columns) for row in range(rows))
+    frames = list(impl.split(kind, EPOCH, 15, 8, columns, 6, data))
+    most = 2**20 // (6 * columns)
+    assert [frame.first_row for frame in frames] == list(range(0, rows, most))
+    assert {(frame.kind, frame.group, frame.step, frame.total_rows) for frame in frames} == {
+        (kind, 15, 8, rows)
+    }
+    assert [refusal(impl.encode, frame) for frame in frames] == [None] * len(frames)
+    assert impl.join(frames, kind, EPOCH, 15, 8, columns, 6, rows) == data
+    assert refusal(impl.join, frames, kind, EPOCH, 14, 8, columns, 6, rows) == Refusal.FRAME_UNEXPECTED

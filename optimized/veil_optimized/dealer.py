@@ -25,11 +25,12 @@ import torch
 from veil_optimized import identity, integrity, wire
 from veil_optimized.field import multiply
 from veil_optimized.identity import Credentials
+from veil_optimized.launching import LOOPBACK, launch
 from veil_optimized.remo import Addresses, Outsourced, pad, ratchet
 from veil_optimized.serving import GRACE_S, Server
 from veil_optimized.tape import SeededTape
 from veil_optimized.transport import DEADLINE_S, GrpcTransport
-from veil_optimized.worker import LOOPBACK, launch, wait_for_end_of_input
+from veil_optimized.worker import wait_for_end_of_input
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Frame, FrameKind

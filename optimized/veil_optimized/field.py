@@ -4,6 +4,7 @@ Elements are int64. Those of q = 2^64 - 59 are the bits of the unsigned word; `v
 shifts and centres them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,11 @@ FIELD_LIMB_BITS: Final = 16
 """Bits of a limb of a field operand on the right."""
 WEIGHT_BITS: Final = 15
 """Bits of a weight's magnitude."""
+BLOCK: Final = 2**17
+"""Weights that are widened at a time, and sums that are joined at a time: 1 MiB of each.
+
+Fastest of 2**15 to 2**20 at 576 inputs and 49,152 outputs, on a core with 2 MiB of second-level cache.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +37,17 @@ class Operand:
     bits: int
 
 
-def weight_operand(weights: torch.Tensor) -> Operand:
-    """Return 16-bit weights [outputs, inner] as an operand of one limb."""
-    return Operand(weights.to(torch.float64).unsqueeze(0), WEIGHT_BITS)
+def blocks(weights: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield the weights [outputs, inner] as (rows, those rows in float64), about BLOCK elements at a time.
+
+    A block lasts until the next one: all are written to the same memory.
+    """
+    outputs, inner = weights.shape
+    height = min(outputs, max(1, BLOCK // inner))
+    wide = torch.empty(height, inner, dtype=torch.float64, device=weights.device)
+    for start in range(0, outputs, height):
+        part = slice(start, min(start + height, outputs))
+        yield part, wide[: part.stop - start].copy_(weights[part])
 
 
 def limbs_of(elements: torch.Tensor, bits: int, modulus: int) -> torch.Tensor:
@@ -60,23 +74,34 @@ def shift_left(elements: torch.Tensor, bits: int, modulus: int) -> torch.Tensor:
 def product(left: torch.Tensor, right: Operand, modulus: int) -> torch.Tensor:
     """Return left times the transpose of right, mod p, int64 [n, outputs], for left int64 [n, inner].
 
-    The inner dimension is cut into blocks whose limb products stay below 2**53, so each float64 sum is exact;
-    fewer than 2**9 blocks are added up as int64. The limbs of the left operand, which may be a mask, and
-    their sums are overwritten.
+    The limbs of the left operand, which may be a mask, and their sums are overwritten.
     """
-    rows, inner = left.shape
-    limbs, outputs, _ = right.limbs.shape
-    block = 2 ** (FLOAT64_BITS - LEFT_BITS - right.bits)
     pieces = limbs_of(left, LEFT_BITS, modulus)
-    stacked = pieces.reshape(len(pieces) * rows, inner)
-    flat = right.limbs.reshape(limbs * outputs, inner)
-    total = torch.zeros(len(stacked), limbs * outputs, dtype=torch.int64, device=left.device)
-    for start in range(0, inner, block):
-        total += (stacked[:, start : start + block] @ flat[:, start : start + block].T).to(torch.int64)
-    result = _recombined(total.reshape(len(pieces), rows, limbs, outputs), right.bits, modulus)
-    for copy in (pieces, stacked, total):
+    limbs, outputs, inner = right.limbs.shape
+    total = _zeros(len(pieces) * len(left), limbs * outputs, left.device)
+    _add_sums(total, pieces.flatten(0, 1), right.limbs.reshape(limbs * outputs, inner), right.bits)
+    result = _recombined(total.reshape(len(pieces), len(left), limbs, outputs), right.bits, modulus)
+    for copy in (pieces, total):
         copy.zero_()
     return result
+
+
+def _zeros(rows: int, columns: int, device: torch.device) -> torch.Tensor:
+    return torch.zeros(rows, columns, dtype=torch.int64, device=device)
+
+
+def _add_sums(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, right_bits: int) -> None:
+    """Add left [n, inner] times the transpose of right [outputs, inner], both limbs, to int64 sums.
+
+    The inner dimension is cut into parts whose limb products stay below 2**53, so each float64 sum is exact.
+    An int64 sum of up to 2**18 limb products stays below 2**58. The float64 sums are overwritten.
+    """
+    longest = 2 ** (FLOAT64_BITS - LEFT_BITS - right_bits)
+    for start in range(0, left.shape[1], longest):
+        part = slice(start, start + longest)
+        sums = left[:, part] @ right[:, part].T
+        total += sums.to(torch.int64)
+        sums.zero_()
 
 
 def _recombined(sums: torch.Tensor, right_bits: int, modulus: int) -> torch.Tensor:
@@ -94,14 +119,45 @@ def _recombined(sums: torch.Tensor, right_bits: int, modulus: int) -> torch.Tens
 
 
 def multiply(masked: torch.Tensor, weights: torch.Tensor, modulus: int) -> torch.Tensor:
-    """Return masked rows times weights, mod p, int64 [n, outputs]; weights [outputs, inner].
+    """Return masked rows times weights, mod p, int64 [n, outputs]; weights [outputs, inner] of any type.
+
+    The limbs of the rows, which may be a mask, and their sums are overwritten.
 
     Implements: RMO-R4.
     Refuses: SHAPE_MISMATCH.
     """
     if masked.shape[1] != weights.shape[1]:
         raise Refused(Refusal.SHAPE_MISMATCH)
-    return product(masked, weight_operand(weights), modulus)
+    pieces = limbs_of(masked, LEFT_BITS, modulus)
+    left = pieces.flatten(0, 1)
+    result = torch.empty(len(masked), len(weights), dtype=torch.int64, device=masked.device)
+    width = max(1, BLOCK // len(left))
+    for start in range(0, len(weights), width):
+        columns = slice(start, start + width)
+        total = _zeros(len(left), len(weights[columns]), masked.device)
+        for part, block in blocks(weights[columns]):
+            _add_sums(total[:, part], left, block, WEIGHT_BITS)
+        sums = total.reshape(len(pieces), len(masked), 1, -1)
+        result[:, columns] = _recombined(sums, WEIGHT_BITS, modulus)
+        total.zero_()
+    pieces.zero_()
+    return result
+
+
+def combine(rows: torch.Tensor, weights: torch.Tensor, modulus: int) -> torch.Tensor:
+    """Return rows [n, outputs] of field elements times weights [outputs, inner], mod p, int64 [n, inner].
+
+    The limbs of the rows, which may be secret, and their sums are overwritten.
+    """
+    pieces = limbs_of(rows, LEFT_BITS, modulus)
+    left = pieces.flatten(0, 1)
+    total = _zeros(len(left), weights.shape[1], rows.device)
+    for part, block in blocks(weights):
+        _add_sums(total, left[:, part], block.T, WEIGHT_BITS)
+    result = _recombined(total.reshape(len(pieces), len(rows), 1, -1), WEIGHT_BITS, modulus)
+    for copy in (pieces, total):
+        copy.zero_()
+    return result
 
 
 def check_elements(rows: torch.Tensor, modulus: int) -> None:

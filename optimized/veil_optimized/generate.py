@@ -1,11 +1,43 @@
-"""Greedy generation with the integer decoder, whatever computes its products."""
+"""Generation with a decoder, whatever computes its products: one sequence or a batch, greedy or sampled."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from veil_optimized.model import Decoder, greedy
+from veil_optimized.sampling import greedy, sample_token, sampling_weights
+from veil_spec.interface import Tape
+from veil_spec.refusals import Refusal, Refused
+from veil_spec.types import Sampling
+
+Held = TypeVar("Held")
+
+
+class Shape(Protocol):
+    """What generation asks of a model's shape."""
+
+    @property
+    def context(self) -> int:
+        """Return the most tokens of a sequence."""
+        ...
+
+
+class Engine(Protocol[Held]):
+    """A decoder here or elsewhere, which keeps something for each sequence."""
+
+    @property
+    def shape(self) -> Shape:
+        """Return the model's shape."""
+        ...
+
+    def new_cache(self) -> Held:
+        """Return what it keeps of a sequence that has not begun."""
+        ...
+
+    def advance(self, caches: Sequence[Held], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the logits after new tokens of each sequence, int64 [sequences, vocabulary]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,26 +56,97 @@ class Generation:
     logits: torch.Tensor
 
 
-def steps(
-    decoder: Decoder, prompt: Sequence[int], new_tokens: int, stop: Collection[int] = ()
-) -> Iterator[Step]:
-    """Yield up to `new_tokens` greedy tokens after a prompt, ending with a token of `stop`.
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Chooses tokens by integer weights and the words of one sample's stream."""
 
-    Refuses: PROMPT_EMPTY, TOKEN_OUT_OF_RANGE, CONTEXT_EXCEEDED, and what the decoder's products refuse.
+    sampling: Sampling
+    tape: Tape
+    sample: int = 0
+
+    def __call__(self, number: int, logits: torch.Tensor) -> int:
+        """Return new token `number`, chosen from a row of logits."""
+        return sample_token(sampling_weights(logits, self.sampling), self.tape, self.sample, number)
+
+
+Choose = Callable[[int, torch.Tensor], int]
+"""Returns a new token from its number, counted from 0, and a row of logits."""
+
+
+def most_likely(number: int, logits: torch.Tensor) -> int:
+    """Return the greedy token, whatever its number."""
+    return greedy(logits)
+
+
+@dataclass(slots=True)
+class _Live(Generic[Held]):
+    """A sequence that has not ended: what is kept of it, and the tokens that are to be taken in next."""
+
+    index: int
+    cache: Held
+    pending: Sequence[int]
+    choose: Choose
+
+
+def batch_steps(
+    engine: Engine[Held],
+    prompts: Sequence[Sequence[int]],
+    new_tokens: int,
+    ends: Callable[[int, int], bool],
+    choices: Sequence[Choose] | None = None,
+) -> Iterator[Mapping[int, Step]]:
+    """Yield the next step of every sequence that has not ended, by its place in the batch.
+
+    A sequence ends after `new_tokens` tokens or where `ends(place, token)` says so, and then leaves the
+    batch. Each is given the tokens that it would be given alone.
+
+    Implements: MDL-P3.
+    Refuses: PROMPT_EMPTY, TOKEN_OUT_OF_RANGE, CONTEXT_EXCEEDED, and what the engine refuses.
     """
-    decoder.check_room(len(prompt) + new_tokens - 1)
-    pending = list(prompt)
-    for _ in range(new_tokens):
-        logits = decoder.step(pending)[-1]
-        pending = [greedy(logits)]
-        yield Step(pending[0], logits)
-        if pending[0] in stop:
+    chosen = choices or [most_likely] * len(prompts)
+    for prompt in prompts:
+        check_room(engine.shape.context, len(prompt) + new_tokens - 1)
+    live = [
+        _Live(index, engine.new_cache(), prompt, choose)
+        for index, (prompt, choose) in enumerate(zip(prompts, chosen, strict=True))
+    ]
+    for number in range(new_tokens):
+        if not live:
             return
+        rows = engine.advance([each.cache for each in live], [each.pending for each in live])
+        made = {each.index: Step(each.choose(number, row), row) for each, row in zip(live, rows, strict=True)}
+        yield made
+        live = [each for each in live if not ends(each.index, made[each.index].token)]
+        for each in live:
+            each.pending = [made[each.index].token]
+
+
+def check_room(context: int, tokens: int) -> None:
+    """Refuse more tokens than a context holds. Refuses: CONTEXT_EXCEEDED."""
+    if tokens > context:
+        remedy = f"{tokens} tokens exceed the model's context of {context}: shorten the prompt"
+        raise Refused(Refusal.CONTEXT_EXCEEDED, remedy)
+
+
+def steps(
+    engine: Engine[Held],
+    prompt: Sequence[int],
+    new_tokens: int,
+    stop: Collection[int] = (),
+    choose: Choose = most_likely,
+) -> Iterator[Step]:
+    """Yield up to `new_tokens` tokens after a prompt, ending with one of `stop`; refuses as `batch_steps`."""
+    for made in batch_steps(engine, [prompt], new_tokens, lambda _, token: token in stop, [choose]):
+        yield made[0]
 
 
 def generate(
-    decoder: Decoder, prompt: Sequence[int], new_tokens: int, stop: Collection[int] = ()
+    engine: Engine[Held],
+    prompt: Sequence[int],
+    new_tokens: int,
+    stop: Collection[int] = (),
+    choose: Choose = most_likely,
 ) -> Generation:
     """Return all of `steps` at once; refuses as it does."""
-    made = list(steps(decoder, prompt, new_tokens, stop))
+    made = list(steps(engine, prompt, new_tokens, stop, choose))
     return Generation([step.token for step in made], torch.stack([step.logits for step in made]))

@@ -1,6 +1,7 @@
 """The optimized code as a subject of the conformance suite: lists of integers in and out, tensors between."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import SupportsInt
@@ -12,6 +13,8 @@ import torch
 from veil_optimized import (
     accounting,
     budget,
+    decoder,
+    encoder,
     field,
     fixed_point,
     integrity,
@@ -21,6 +24,7 @@ from veil_optimized import (
     noisy_max,
     quantise,
     remo,
+    sampling,
     table_file,
     tables,
     tabulated,
@@ -34,6 +38,7 @@ from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport
 from veil_optimized.worker import Worker, place
 from veil_spec import __version__, constants
+from veil_spec.architecture import Precision, Rotation
 from veil_spec.constants import LWE_MODULUS
 from veil_spec.interface import Tape
 from veil_spec.refusals import Refusal, Refused
@@ -45,6 +50,7 @@ from veil_spec.types import (
     Quantised,
     Row,
     Rows,
+    Sampling,
     TwoSidedGeometric,
     WeightRow,
 )
@@ -104,6 +110,16 @@ def _quantised(rows: fixed_point.Rows) -> Quantised:
 
 def _one_row(row: Quantised) -> fixed_point.Rows:
     return fixed_point.Rows(_row(row.values).unsqueeze(0), torch.tensor([row.exponent]))
+
+
+@contextmanager
+def _enclave(loaded: model.Model, masking: Masking) -> Iterator[Enclave]:
+    """Yield an enclave whose worker is in this process."""
+    worker = Worker(place(loaded, "cpu"), loaded.digest)
+    with Channel(LocalTransport(worker.handle), bytes(constants.EPOCH_BYTES)) as channel:
+        enclave = Enclave(loaded, channel, masking)
+        enclave.open()
+        yield enclave
 
 
 class Optimized:
@@ -194,10 +210,14 @@ class Optimized:
         coarse, fine = tables.exp2_digits()
         return _lists(coarse.unsqueeze(0))[0], _lists(fine.unsqueeze(0))[0]
 
-    def rope(self, position: int, pair: int, head_width: int, theta: Fraction) -> tuple[int, int]:
+    def normal_tail(self) -> Sequence[int]:
+        """Return the table of the normal distribution."""
+        return _integers(tables.normal_tail())
+
+    def rope(self, position: int, pair: int, head_width: int, rotation: Rotation) -> tuple[int, int]:
         """Return one RoPE entry."""
-        cos, sin = _rope(position, head_width, theta)
-        return int(cos[pair]), int(sin[pair])
+        cos, sin = tables.rope(1, head_width, rotation, position)
+        return int(cos[0, pair]), int(sin[0, pair])
 
     def exp2(self, exponent: int) -> int:
         """Return 2**(exponent / 2**16)."""
@@ -207,9 +227,28 @@ class Optimized:
         """Return SiLU."""
         return int(fixed_point.silu(_word(value)))
 
+    def gelu(self, value: int) -> int:
+        """Return GELU."""
+        return int(fixed_point.gelu(_word(value)))
+
+    def tanh(self, value: int) -> int:
+        """Return the hyperbolic tangent."""
+        return int(fixed_point.tanh(_word(value)))
+
     def rms_norm(self, row: Row, gains: Row, gain_exponent: int, epsilon: Fraction) -> Quantised:
         """Return the normalised row."""
         return _quantised(fixed_point.rms_norm(_row(row), _row(gains), gain_exponent, epsilon))
+
+    def layer_norm(
+        self, row: Row, gains: Row, gain_exponent: int, biases: Row, bias_exponent: int, epsilon: Fraction
+    ) -> Sequence[int]:
+        """Return the words of the row less its mean, normalised."""
+        scaled, shifted = (_row(gains), gain_exponent), (_row(biases), bias_exponent)
+        return _integers(fixed_point.layer_norm(_row(row), *scaled, *shifted, epsilon))
+
+    def head_norm(self, row: Row, gains: Row, gain_exponent: int, epsilon: Fraction) -> Sequence[int]:
+        """Return the words of the normalised head."""
+        return _integers(fixed_point.head_norm(_row(row), _row(gains), gain_exponent, epsilon))
 
     def attention_score(self, query: Quantised, key: Quantised) -> int:
         """Return one score."""
@@ -217,17 +256,18 @@ class Optimized:
 
     def softmax_average(self, scores: Row, values: Rows) -> Sequence[int]:
         """Return the weighted average of the value rows."""
-        visible = torch.ones(1, len(scores), dtype=torch.bool)
-        return _lists(fixed_point.softmax_average(_row(scores).unsqueeze(0), _matrix(values), visible))[0]
+        return _lists(fixed_point.softmax_average(_row(scores).unsqueeze(0), _matrix(values)))[0]
 
-    def rotate(self, row: Row, position: int, theta: Fraction) -> Sequence[int]:
+    def rotate(self, row: Row, position: int, rotation: Rotation) -> Sequence[int]:
         """Return the rotated row."""
-        cos, sin = _rope(position, len(row), theta)
-        return _lists(fixed_point.rotate(_row(row), cos, sin).unsqueeze(0))[0]
+        cos, sin = tables.rope(1, len(row), rotation, position)
+        return _integers(fixed_point.rotate(_row(row), cos[0], sin[0]))
 
-    def quantise_weights(self, weights: Sequence[float]) -> WeightRow:
+    def quantise_weights(
+        self, weights: Sequence[float], precision: Precision = Precision.W16A16
+    ) -> WeightRow:
         """Return one output channel."""
-        rows = quantise.quantise_weights(torch.tensor([list(weights)], dtype=torch.float32))
+        rows = quantise.quantise_weights(torch.tensor([list(weights)], dtype=torch.float32), precision)
         return WeightRow(tuple(map(int, rows.values[0].tolist())), int(rows.mantissa), int(rows.exponent))
 
     def quantise_gains(self, gains: Sequence[float]) -> tuple[Sequence[int], int]:
@@ -237,22 +277,48 @@ class Optimized:
 
     def greedy(self, row: Row) -> int:
         """Return the greedy token."""
-        return model.greedy(_row(row))
+        return sampling.greedy(_row(row))
+
+    def sampling(self, temperature: Fraction, count: int | None, share: Fraction) -> Sampling:
+        """Return how a token is drawn."""
+        return sampling.make_sampling(temperature, count, share)
+
+    def sampling_weights(self, row: Row, given: Sampling) -> Sequence[int]:
+        """Return the weight of each token."""
+        return _lists(sampling.sampling_weights(_row(row), given).unsqueeze(0))[0]
+
+    def sample_token(self, weights: Sequence[int], tape_: Tape, sample: int, token: int) -> int:
+        """Return the token that a word of the tape draws."""
+        return sampling.sample_token(_row(weights), tape_, sample, token)
 
     def logits(self, path: Path, tokens: Sequence[int]) -> Sequence[Sequence[int]]:
         """Return the logits after each token, all tokens in one step."""
-        return _lists(model.Decoder(model.load(path)).step(list(tokens), every_position=True))
+        return _lists(decoder.logits(model.load(path), tokens))
 
     def masked_logits(self, path: Path, tokens: Sequence[int], seed: bytes, rank: Fraction | None) -> Rows:
         """Return the logits after each token, token by token, by an enclave and a worker in one process."""
         loaded = model.load(path)
-        worker = Worker(place(loaded, "cpu"), loaded.digest)
-        masking = Masking("pad" if rank is None else "rank", rank, seed=seed)
-        with Channel(LocalTransport(worker.handle), bytes(constants.EPOCH_BYTES)) as channel:
-            enclave = Enclave(loaded, channel, masking)
-            enclave.open()
-            decoder = model.Decoder(loaded, enclave.products)
-            return [_lists(decoder.step([token]))[0] for token in tokens]
+        with _enclave(loaded, Masking("pad" if rank is None else "rank", rank, seed=seed)) as enclave:
+            running = decoder.Decoder(loaded, enclave.products)
+            return [_lists(running.step([token]))[0] for token in tokens]
+
+    def stream(self, path: Path, tokens: Sequence[int], types: Sequence[int] | None = None) -> Rows:
+        """Return an encoder's last stream."""
+        return _lists(encoder.stream(model.load(path), tokens, types))
+
+    def masked_stream(self, path: Path, tokens: Sequence[int], seed: bytes) -> Rows:
+        """Return an encoder's last stream, by an enclave and a worker in one process."""
+        loaded = model.load(path)
+        with _enclave(loaded, Masking(seed=seed)) as enclave:
+            return _lists(encoder.stream(loaded, tokens, products=enclave.products))
+
+    def labels(self, path: Path, tokens: Sequence[int], types: Sequence[int] | None = None) -> Sequence[int]:
+        """Return the labels' logits."""
+        return _lists(encoder.labels(model.load(path), tokens, types).unsqueeze(0))[0]
+
+    def sentence(self, stream: Rows) -> Sequence[int]:
+        """Return the mean of a stream."""
+        return _lists(encoder.sentence(_matrix(stream)).unsqueeze(0))[0]
 
     def choose_modulus(self, weights: Rows) -> int:
         """Return the group's field."""
@@ -348,8 +414,3 @@ class Optimized:
 
 def _is_fact(member: object) -> bool:
     return isinstance(member, str | property)
-
-
-def _rope(position: int, head_width: int, theta: Fraction) -> tuple[torch.Tensor, torch.Tensor]:
-    cos, sin = tables.rope(1 << position.bit_length(), head_width, theta)
-    return cos[position], sin[position]

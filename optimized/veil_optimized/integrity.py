@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from veil_optimized.field import Operand, check_elements, field_operand, product, weight_operand
+from veil_optimized.field import Operand, check_elements, combine, field_operand, product
 from veil_optimized.tape import field_elements
 from veil_spec import constants
 from veil_spec.interface import Tape
@@ -41,7 +41,7 @@ def check_key(weights: torch.Tensor, secret: torch.Tensor, modulus: int) -> torc
 
     Implements: INT-R3.
     """
-    return product(secret, weight_operand(weights.T), modulus)
+    return combine(secret, weights, modulus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def weight_leaf(group: int, weights: torch.Tensor) -> bytes:
     Implements: INT-R5.
     """
     numbers = np.array([group, *weights.shape], dtype="<u4").tobytes()
-    return numbers + weights.to(torch.int16).numpy(force=True).astype("<i2").tobytes()
+    return numbers + weights.to(torch.int16).numpy(force=True).astype("<i2", copy=False).tobytes()
 
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:

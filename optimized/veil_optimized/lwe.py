@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from veil_optimized import wide
-from veil_optimized.field import check_elements, field_operand, product
+from veil_optimized.field import blocks, check_elements, field_operand, product
 from veil_optimized.remo import check_activations, matrix, pad_stream
 from veil_optimized.tape import WORD, fill
 from veil_spec import constants
@@ -66,9 +66,11 @@ def halves(weights: torch.Tensor) -> torch.Tensor:
         raise Refused(Refusal.SHAPE_MISMATCH)
     if max(-int(weights.min()), int(weights.max())) > constants.WEIGHT_LIMIT:
         raise Refused(Refusal.WEIGHT_OUT_OF_RANGE)
-    whole = weights.to(torch.int32)
-    high = (whole + 128) >> 8
-    return torch.cat((high, whole - (high << 8))).to(torch.int8)
+    made = torch.empty(2, *weights.shape, dtype=torch.int8, device=weights.device)
+    for part, block in blocks(weights):
+        high = torch.floor((block + 128) / 256)
+        made[0, part], made[1, part] = high, block - 256 * high
+    return made.flatten(0, 1)
 
 
 def lwe_basis(tape: Tape, group: int, dimension: int, inner: int) -> torch.Tensor:

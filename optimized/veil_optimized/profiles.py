@@ -44,7 +44,7 @@ class Masking:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """What a worker multiplies by for one group; weights [outputs, inner], as it is sent."""
+    """What a worker multiplies by for one group; weights int16 or int8 [outputs, inner], as it is sent."""
 
     number: int
     weights: torch.Tensor

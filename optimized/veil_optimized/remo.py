@@ -6,8 +6,8 @@ from typing import Protocol
 
 import torch
 
+from veil_optimized.field import blocks, check_elements, field_operand, multiply, product
 from veil_optimized.field import centred as _centred
-from veil_optimized.field import check_elements, field_operand, multiply, product
 from veil_optimized.tape import SeededTape, domain_key, field_elements
 from veil_spec import constants
 from veil_spec.interface import Tape
@@ -35,10 +35,12 @@ def choose_modulus(weights: torch.Tensor) -> int:
     Implements: RMO-R1, RMO-R2.
     Refuses: WEIGHT_OUT_OF_RANGE, WOULD_WRAP.
     """
-    magnitudes = weights.to(torch.float64).abs()
-    if float(magnitudes.max()) > constants.WEIGHT_LIMIT:
-        raise Refused(Refusal.WEIGHT_OUT_OF_RANGE)
-    largest = int(magnitudes.sum(-1).max())
+    largest = 0
+    for _, block in blocks(weights):
+        magnitudes = block.abs()
+        if float(magnitudes.max()) > constants.WEIGHT_LIMIT:
+            raise Refused(Refusal.WEIGHT_OUT_OF_RANGE)
+        largest = max(largest, int(magnitudes.sum(-1).max()))
     for modulus in constants.PRIMES:
         if (constants.ACTIVATION_LIMIT + 1) * largest <= (modulus - 1) // 2:
             return modulus

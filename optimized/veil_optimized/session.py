@@ -1,9 +1,12 @@
 """The enclave's side of the stream: everything that a worker sends is checked here before it is used."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -15,6 +18,17 @@ from veil_spec.types import Frame, FrameKind
 
 Description = tuple[FrameKind, bytes, int, int, int, int, int]
 """What is known of a message beforehand: kind, epoch, group, step, columns, element_bytes, total_rows."""
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Kept:
+    """A sequence whose keys and values the worker keeps: its number, and the rows that it was sent.
+
+    The number is free again when nobody holds this.
+    """
+
+    number: int
+    position: int = 0
 
 
 @contextmanager
@@ -32,7 +46,7 @@ def blaming_the_worker() -> Iterator[None]:
 class Channel:
     """One epoch with one worker. The first refusal ends it, and `close` ends it in the same way.
 
-    `bytes_sent` and `bytes_received` count whole frames, `round_trips` products, `resumed` the streams
+    `bytes_sent` and `bytes_received` count whole frames, `round_trips` exchanges, `resumed` the streams
     that were opened in the place of a broken one.
     """
 
@@ -40,6 +54,8 @@ class Channel:
         self._transport = transport
         self._model_hash: bytes | None = None
         self._welcome = False
+        self._kept: WeakValueDictionary[int, Kept] = WeakValueDictionary()
+        self._lock = threading.RLock()
         self.resumed = 0
         self.epoch = epoch
         self.ended = False
@@ -92,8 +108,51 @@ class Channel:
             product = wire.unpack(message.data, rows * columns_out, modulus)
             return torch.from_numpy(product).reshape(rows, columns_out)
 
-    def _answer(self, model_hash: bytes, frames: Sequence[Frame], expected: Description) -> wire.Reassembly:
-        """Return the whole message that answers these frames, on as many streams as that takes.
+    def sequence(self) -> Kept:
+        """Return a sequence of mode `split` that has not begun, under the lowest number that is free.
+
+        Refuses: MODE_UNAVAILABLE.
+        """
+        with self._lock:
+            for number in range(constants.SEQUENCE_LIMIT):
+                if number not in self._kept:
+                    kept = self._kept[number] = Kept(number)
+                    return kept
+        limit = constants.SEQUENCE_LIMIT
+        remedy = f"mode split keeps {limit} sequences at a time: give fewer prompts at once"
+        raise Refused(Refusal.MODE_UNAVAILABLE, remedy)
+
+    def infer(
+        self, sequence: Kept, words: torch.Tensor, shape: tuple[int, int], limit: int, alone: bool
+    ) -> torch.Tensor:
+        """Return the worker's words, int64 of this shape and within `limit`, for a sequence's next rows.
+
+        The rows, int64 [n, width], are embedded tokens. A sequence that is `alone` in its message needs
+        nothing that a worker keeps, so that a broken stream is opened again. Nothing tells whether the words
+        are right.
+
+        Refuses: WORKER_LOST, NOT_IN_FIELD, FRAME_UNEXPECTED, FRAME_TOO_LARGE, what `decode` refuses.
+        """
+        with self._lock, self._ending_on_failure():
+            if self._model_hash is None:
+                raise Refused(Refusal.FRAME_UNEXPECTED, "the worker has not welcomed this epoch")
+            width, about = wire.element_bytes(wire.SPLIT_MODULUS), (self.epoch, sequence.number)
+            rows, columns = shape
+            wire.check_size(rows * columns * width, columns * width)
+            data, step = wire.pack_words(words.numpy(force=True)), sequence.position
+            frames = wire.split(FrameKind.EMBEDDED, *about, step, words.shape[1], width, data)
+            expected = (FrameKind.ANSWER, *about, step, columns, width, rows)
+            message = self._answer(self._model_hash, frames, expected, again=alone)
+            with blaming_the_worker():
+                answer = wire.unpack_words(message.data, rows * columns, limit)
+            self.round_trips += 1
+            sequence.position += len(words)
+            return torch.from_numpy(answer).reshape(shape)
+
+    def _answer(
+        self, model_hash: bytes, frames: Sequence[Frame], expected: Description, again: bool = True
+    ) -> wire.Reassembly:
+        """Return the whole message that answers these frames, on as many streams as that takes, or on one.
 
         Implements: WIR-P8.
         Refuses: WORKER_LOST, FRAME_UNEXPECTED, what `decode` refuses.
@@ -105,7 +164,7 @@ class Channel:
                 with blaming_the_worker():
                     return self._exchange(frames, expected)
             except StreamLost:
-                if self.resumed == constants.RESUME_LIMIT:
+                if not again or self.resumed == constants.RESUME_LIMIT:
                     raise
                 self.resumed += 1
                 self._welcome = False

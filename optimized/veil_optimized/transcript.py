@@ -58,7 +58,7 @@ class Transcript:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One whole MULTIPLY or PRODUCT; `elements` is [rows, columns] field elements."""
+    """One whole message of rows; `elements` is [rows, columns] field elements."""
 
     kind: FrameKind
     group: int
@@ -157,7 +157,7 @@ def _end(data: bytes, start: int, layout: struct.Struct, field: int) -> int:
 
 
 def messages(transcript: Transcript) -> Iterator[Message]:
-    """Yield every whole MULTIPLY and PRODUCT message, in order; all that an attacker may use.
+    """Yield every whole message of rows, in order; all that an attacker may use.
 
     A message that is cut off by the HELLO of another stream is not whole; one that is sent again comes twice.
 
@@ -166,7 +166,7 @@ def messages(transcript: Transcript) -> Iterator[Message]:
     message: wire.Reassembly | None = None
     for record in transcript.records:
         frame = wire.decode(record.data)
-        if frame.kind not in wire.ROW_KINDS:
+        if frame.kind not in wire.ROW_WIDTHS:
             message = None
             continue
         message = message or wire.Reassembly.described_by(frame)
@@ -177,8 +177,15 @@ def messages(transcript: Transcript) -> Iterator[Message]:
 
 
 def _finish(message: wire.Reassembly, fields: tuple[int, ...]) -> Message:
+    shape = (message.total_rows, message.columns)
+    elements = wire.unpack(message.data, shape[0] * shape[1], _modulus(message, fields))
+    return Message(message.kind, message.group, message.step, elements.reshape(shape))
+
+
+def _modulus(message: wire.Reassembly, fields: tuple[int, ...]) -> int:
+    """Return the field of a message's elements. Refuses: FRAME_MALFORMED."""
+    if message.kind in (FrameKind.EMBEDDED, FrameKind.ANSWER):
+        return wire.SPLIT_MODULUS
     if message.group >= len(fields):
         raise Refused(Refusal.FRAME_MALFORMED, f"group {message.group} has no field")
-    shape = (message.total_rows, message.columns)
-    elements = wire.unpack(message.data, shape[0] * shape[1], fields[message.group])
-    return Message(message.kind, message.group, message.step, elements.reshape(shape))
+    return fields[message.group]

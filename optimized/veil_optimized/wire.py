@@ -36,7 +36,15 @@ NOTICE_BYTES: Final = {
     FrameKind.SEED: 32,
 }
 """Payload bytes of each kind without rows: two digests, nothing, two integers of 4 bytes, a seed."""
-ROW_KINDS: Final = frozenset({FrameKind.MULTIPLY, FrameKind.PRODUCT})
+SPLIT_MODULUS: Final = constants.PRIMES[-1]
+"""The field as whose elements words cross in mode `split`."""
+ROW_WIDTHS: Final = {
+    FrameKind.MULTIPLY: frozenset(WIDTHS.values()),
+    FrameKind.PRODUCT: frozenset(WIDTHS.values()),
+    FrameKind.EMBEDDED: frozenset({WIDTHS[SPLIT_MODULUS]}),
+    FrameKind.ANSWER: frozenset({WIDTHS[SPLIT_MODULUS]}),
+}
+"""Bytes that an element may have in each kind with rows."""
 STEP_KINDS: Final = frozenset({FrameKind.ASK, FrameKind.SEED})
 """Kinds without rows that name a step."""
 REFUSAL: Final = Frame(FrameKind.REFUSAL, bytes(constants.EPOCH_BYTES), 0, 0, 0, 0, 0, 0, 0, b"")
@@ -104,7 +112,7 @@ def _check_payload_length(length: int) -> None:
 
 def _check_fields(frame: Frame) -> None:
     """Implements: WIR-R4, WIR-R5. Refuses: FRAME_MALFORMED, FRAME_TOO_LARGE."""
-    problem = _rows_problem(frame) if frame.kind in ROW_KINDS else _notice_problem(frame)
+    problem = _rows_problem(frame) if frame.kind in ROW_WIDTHS else _notice_problem(frame)
     if len(frame.epoch) != constants.EPOCH_BYTES:
         problem = "epoch"
     if problem:
@@ -117,7 +125,7 @@ def _rows_problem(frame: Frame) -> str:
     """Return what is wrong with a piece of a message, or nothing. Implements: WIR-R4."""
     if min(_numbers(frame)) < 0 or max(_numbers(frame)) >= 2**32:
         return "a number of more than 32 bits"
-    if frame.element_bytes not in WIDTHS.values():
+    if frame.element_bytes not in ROW_WIDTHS[frame.kind]:
         return "element_bytes"
     if frame.rows == 0 or frame.columns == 0:
         return "no elements"
@@ -175,6 +183,23 @@ def unpack(data: bytes | bytearray, count: int, modulus: int) -> Elements:
     words = numpy.zeros(count, dtype="<i8")
     _view_bytes(words)[:, :width] = numpy.frombuffer(data, dtype=numpy.uint8).reshape(count, width)
     _check_elements(words, modulus)
+    return words
+
+
+def pack_words(words: Elements) -> bytes:
+    """Return signed words, as mode `split` sends them, in row order. Refuses: NOT_IN_FIELD."""
+    return pack(numpy.where(words < 0, words + SPLIT_MODULUS, words), SPLIT_MODULUS)
+
+
+def unpack_words(data: bytes | bytearray, count: int, limit: int) -> Elements:
+    """Return [count] signed words of mode `split`, each within `limit` of 0.
+
+    Refuses: FRAME_MALFORMED, NOT_IN_FIELD.
+    """
+    elements = unpack(data, count, SPLIT_MODULUS)
+    words = numpy.where(2 * elements > SPLIT_MODULUS, elements - SPLIT_MODULUS, elements)
+    if words.size and int(numpy.abs(words).max()) > limit:
+        raise Refused(Refusal.FRAME_MALFORMED, f"a word beyond {limit}")
     return words
 
 

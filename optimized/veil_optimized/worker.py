@@ -1,45 +1,45 @@
-"""The worker: holds weights, multiplies what it is sent, and sees field elements and nothing else."""
+"""The worker: holds weights and multiplies the field elements that it is sent.
+
+In mode `split` it also infers: then it sees embeddings of sanitized tokens.
+"""
 
 import argparse
 import os
 import signal
-import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 
 from veil_optimized import field, wire
+from veil_optimized.launching import LOOPBACK, READY
 from veil_optimized.lwe import halves
 from veil_optimized.serving import GRACE_S, IDLE_S, Server
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Frame, FrameKind
 
+if TYPE_CHECKING:
+    from veil_optimized.sequences import Sequences
+
 WIDE: Final = wire.element_bytes(constants.LWE_MODULUS)
 """Bytes of an element of q: a message of such asks for the halves of the weights."""
-READY: Final = "worker listening on "
-"""Begins the one line that a worker process prints, before its address."""
-START_S: Final = 300.0
-"""Seconds for a worker process to read its model file."""
-STOP_S: Final = 10.0
-"""Seconds for a worker process to end by itself, more than the grace that it gives to its peers."""
-LOOPBACK: Final = "127.0.0.1:0"
-"""The default address: this machine only, any free port."""
+REQUESTS: Final = frozenset({FrameKind.MULTIPLY, FrameKind.EMBEDDED})
+"""What begins an exchange."""
+CACHE_LIMIT: Final = 2**32
+"""Bytes of the keys and values that a worker keeps for one stream: 4 GiB, unless it is told otherwise."""
 
 
 class Weights(Protocol):
-    """One linear group as a worker needs it: float64 [outputs, inner] holding integers."""
+    """One linear group as a worker needs it: its integers [outputs, inner] and its field."""
 
     @property
     def weights(self) -> torch.Tensor:
-        """Return float64 [outputs, inner]."""
+        """Return int16 or int8 [outputs, inner]."""
         ...
 
     @property
@@ -77,13 +77,44 @@ def place(model: Model, device: str) -> Mapping[int, Weights]:
     }
 
 
-class Worker:
-    """The state of one stream: its epoch and at most one unfinished message."""
+def inference(
+    model: Model, weights: Mapping[int, Weights], device: str = "cpu", cache_limit: int = CACHE_LIMIT
+) -> "Callable[[], Sequences] | None":
+    """Return what begins plain inference for a stream, on weights that are placed; None for bare groups.
 
-    def __init__(self, weights: Mapping[int, Weights], model_hash: bytes, device: str = "cpu") -> None:
+    Nothing is prepared before the first stream that asks for it.
+    """
+    from veil_optimized.model import Model as Whole
+
+    if not isinstance(model, Whole):
+        return None
+
+    def begin() -> "Sequences":
+        from veil_optimized import sequences
+
+        return sequences.of(model, sequences.products_on(weights, device), cache_limit)
+
+    return begin
+
+
+class Worker:
+    """The state of one stream: its epoch, at most one unfinished message, and the sequences of mode `split`.
+
+    `infer` begins that mode; without it, EMBEDDED is refused.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[int, Weights],
+        model_hash: bytes,
+        device: str = "cpu",
+        infer: "Callable[[], Sequences] | None" = None,
+    ) -> None:
         self._weights = weights
         self._model_hash = model_hash
         self._device = device
+        self._infer = infer
+        self._sequences: Sequences | None = None
         self._epoch: bytes | None = None
         self._message: wire.Reassembly | None = None
         self.ended = False
@@ -99,6 +130,7 @@ class Worker:
             yield from self._answer(wire.decode(data))
         except (Refused, RuntimeError, MemoryError):
             self.ended, self._message = True, None
+            self._sequences = None
             yield wire.encode(wire.REFUSAL)
 
     def _answer(self, frame: Frame) -> Iterator[bytes]:
@@ -107,17 +139,21 @@ class Worker:
             zeros = (0, 0, 0, 0, 0, 0, 0)
             yield wire.encode(Frame(FrameKind.WELCOME, frame.epoch, *zeros, self._model_hash))
             self.ended = frame.payload != self._model_hash
-        elif frame.kind is FrameKind.MULTIPLY and frame.epoch == self._epoch:
+        elif frame.kind in REQUESTS and frame.epoch == self._epoch:
             self._message = self._message or self._begin(frame)
             self._message.add(frame)
             if self._message.complete:
                 message, self._message = self._message, None
-                yield from map(wire.encode, self._product(message))
+                embedded = message.kind is FrameKind.EMBEDDED
+                yield from map(wire.encode, self._inferred(message) if embedded else self._product(message))
         else:
             raise Refused(Refusal.FRAME_UNEXPECTED, frame.kind.name)
 
     def _begin(self, frame: Frame) -> wire.Reassembly:
         """Return an empty message, once its first piece shows that it can be answered. Implements: WIR-P4."""
+        if frame.kind is FrameKind.EMBEDDED:
+            self._kept().begin(frame.group, frame.step, frame.total_rows, frame.columns)
+            return wire.Reassembly.described_by(frame)
         if frame.group not in self._weights:
             raise Refused(Refusal.FRAME_UNEXPECTED, "group")
         group = self._weights[frame.group]
@@ -140,6 +176,22 @@ class Worker:
         about = (FrameKind.PRODUCT, message.epoch, message.group, message.step)
         return wire.split(*about, product.shape[1], message.element_bytes, data)
 
+    def _kept(self) -> "Sequences":
+        """Return the sequences of this stream. Refuses: FRAME_UNEXPECTED by a worker of bare groups."""
+        if self._infer is None:
+            raise Refused(Refusal.FRAME_UNEXPECTED, "mode split")
+        self._sequences = self._sequences or self._infer()
+        return self._sequences
+
+    def _inferred(self, message: wire.Reassembly) -> Sequence[Frame]:
+        """Return the frames of the answer to embedded rows. Implements: WIR-P12."""
+        shape = (message.total_rows, message.columns)
+        words = wire.unpack_words(message.data, shape[0] * shape[1], constants.RESIDUAL_LIMIT)
+        answer = self._kept().answer(message.group, message.step, torch.from_numpy(words).reshape(shape))
+        about = (FrameKind.ANSWER, message.epoch, message.group, message.step)
+        data = wire.pack_words(answer.numpy(force=True))
+        return wire.split(*about, answer.shape[1], message.element_bytes, data)
+
 
 def _matrix(group: Weights, element_bytes: int) -> tuple[torch.Tensor, int]:
     """Return the matrix [outputs, inner] and field of a product: in 8 bytes, the halves of RMO-R15 over q."""
@@ -150,10 +202,14 @@ def _matrix(group: Weights, element_bytes: int) -> tuple[torch.Tensor, int]:
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Seconds that a worker bears a silent peer, and seconds that it gives to exchanges when told to end."""
+    """What a worker bears: seconds of a silent peer, seconds for exchanges when it is told to end, and bytes.
+
+    The bytes are those of the keys and values that it keeps for one stream of mode `split`.
+    """
 
     idle_s: float = IDLE_S
     grace_s: float = GRACE_S
+    cache_limit: int = CACHE_LIMIT
 
 
 def serve_model(
@@ -166,9 +222,10 @@ def serve_model(
 ) -> None:
     """Serve a model until `stop` is set; `ready` is called once with the address. Refuses: WORKER_LOST."""
     weights = place(model, device)
+    infer = inference(model, weights, device, patience.cache_limit)
 
     def answer(requests: Iterator[bytes]) -> Iterator[bytes]:
-        worker = Worker(weights, model.digest, device)
+        worker = Worker(weights, model.digest, device, infer)
         for data in requests:
             yield from worker.handle(data)
             if worker.ended:
@@ -226,67 +283,18 @@ def wait_for_end_of_input(stop: threading.Event) -> None:
     stop.set()
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
-    """A worker process that this process started."""
-
-    process: subprocess.Popen[str]
-    address: str
-
-    def stop(self) -> None:
-        """End the process: by the end of its input, or by force."""
-        _end(self.process)
-
-
-def launch(command: Sequence[str], start_s: float = START_S, ready: str = READY, told: str = "") -> Running:
-    """Return a process that got a line on its standard input, if any, once it prints that it is ready.
-
-    Refuses: WORKER_LOST with its last line of errors.
-    """
-    environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
-        )
-        timer = threading.Timer(start_s, process.kill)
-        timer.start()
-        if process.stdin and told:
-            with suppress(BrokenPipeError):
-                process.stdin.write(told + "\n")
-                process.stdin.flush()
-        line = process.stdout.readline() if process.stdout else ""
-        timer.cancel()
-        if line.startswith(ready):
-            return Running(process, line.removeprefix(ready).strip())
-        _end(process)
-        errors.seek(0)
-        said = errors.read().strip().rpartition("\n")[2]
-        raise Refused(Refusal.WORKER_LOST, said or "the worker process did not start")
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """Close the process's input, which tells it to stop, and use force if it does not."""
-    with suppress(BrokenPipeError, subprocess.TimeoutExpired):
-        process.communicate(timeout=STOP_S)
-    process.kill()
-    process.wait()
-
-
-@contextmanager
-def start_worker(model_path: Path, device: str = "cpu") -> Iterator[str]:
-    """Yield the address of a worker process that ends with the block. Refuses: WORKER_LOST."""
-    module = [sys.executable, "-P", "-m", "veil_optimized.worker", str(model_path)]
-    running = launch([*module, "--address", LOOPBACK, "--device", device, "--parent"])
-    try:
-        yield running.address
-    finally:
-        running.stop()
-
-
 def _seconds(text: str) -> float:
     """Return a positive number of seconds; anything else is a ValueError."""
     value = float(text)
     if not 0 < value < threading.TIMEOUT_MAX:
+        raise ValueError(text)
+    return value
+
+
+def _gibibytes(text: str) -> int:
+    """Return a positive number of GiB in bytes; anything else is a ValueError."""
+    value = int(2**30 * float(text))
+    if value <= 0:
         raise ValueError(text)
     return value
 
@@ -300,8 +308,14 @@ def main() -> int:
     parser.add_argument("--parent", action="store_true", help="end when standard input ends")
     parser.add_argument("--idle-s", type=_seconds, default=IDLE_S, help="end a stream that is silent so long")
     parser.add_argument("--grace-s", type=_seconds, default=GRACE_S, help="on SIGTERM, time for exchanges")
+    parser.add_argument(
+        "--cache-gib",
+        type=_gibibytes,
+        default=CACHE_LIMIT,
+        help="mode split: most keys and values of a stream, 4 by default",
+    )
     given = parser.parse_args()
-    patience = Patience(given.idle_s, given.grace_s)
+    patience = Patience(given.idle_s, given.grace_s, given.cache_gib)
     try:
         serve(given.model, given.address, announce, given.device, given.parent, patience)
     except Refused as refused:

@@ -6,12 +6,14 @@ from fractions import Fraction
 from veil_reference import (
     accounting,
     budget,
+    decoder,
+    encoder,
     fixed_point,
     integrity,
     lwe,
-    model,
     noisy_max,
     remo,
+    sampling,
     table_file,
     tables,
     tabulated,
@@ -69,18 +71,30 @@ class Reference:
     rescale = staticmethod(fixed_point.rescale)
     quantise = staticmethod(fixed_point.quantise)
     exp2_digits = staticmethod(tables.exp2_digits)
+    normal_tail = staticmethod(tables.normal_tail)
     rope = staticmethod(tables.rope)
     exp2 = staticmethod(fixed_point.exp2)
     silu = staticmethod(fixed_point.silu)
+    gelu = staticmethod(fixed_point.gelu)
+    tanh = staticmethod(fixed_point.tanh)
+    layer_norm = staticmethod(fixed_point.layer_norm)
+    head_norm = staticmethod(fixed_point.head_norm)
     rms_norm = staticmethod(fixed_point.rms_norm)
     attention_score = staticmethod(fixed_point.attention_score)
     softmax_average = staticmethod(fixed_point.softmax_average)
     rotate = staticmethod(fixed_point.rotate)
     quantise_weights = staticmethod(quantise_weights)
     quantise_gains = staticmethod(quantise_gains)
-    greedy = staticmethod(model.greedy)
-    logits = staticmethod(model.logits)
-    masked_logits = staticmethod(model.masked_logits)
+    greedy = staticmethod(sampling.greedy)
+    sampling_weights = staticmethod(sampling.sampling_weights)
+    sample_token = staticmethod(sampling.sample_token)
+    sampling = staticmethod(sampling.make_sampling)
+    logits = staticmethod(decoder.logits)
+    masked_logits = staticmethod(decoder.masked_logits)
+    stream = staticmethod(encoder.stream)
+    masked_stream = staticmethod(encoder.masked_stream)
+    labels = staticmethod(encoder.labels)
+    sentence = staticmethod(encoder.sentence)
     choose_modulus = staticmethod(remo.choose_modulus)
     pad = staticmethod(remo.pad)
     burn = staticmethod(burn)

@@ -5,6 +5,7 @@ from fractions import Fraction
 from math import ceil, isfinite
 
 from veil_spec import constants
+from veil_spec.architecture import Precision
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import WeightRow
 
@@ -26,14 +27,14 @@ def floor_log2(x: Fraction) -> int:
     return n if Fraction(2) ** n <= x else n - 1
 
 
-def quantise_weights(weights: Sequence[float]) -> WeightRow:
-    """Return one output channel as integers in [-32639, 32639] with a 15-bit mantissa and an exponent.
+def quantise_weights(weights: Sequence[float], precision: Precision = Precision.W16A16) -> WeightRow:
+    """Return one output channel as integers within the precision's limit, a 15-bit mantissa and an exponent.
 
     Implements: MDL-R1.
     Refuses: WEIGHT_NOT_FINITE.
     """
     exact = _exact(weights)
-    peak = max(abs(weight) for weight in exact) / constants.WEIGHT_LIMIT
+    peak = max(abs(weight) for weight in exact) / precision.weight_limit
     if peak == 0:
         return WeightRow((0,) * len(exact), 2 ** (constants.MANTISSA_BITS - 1), 0)
     exponent = constants.MANTISSA_BITS - 1 - floor_log2(peak)
@@ -45,7 +46,7 @@ def quantise_weights(weights: Sequence[float]) -> WeightRow:
 
 
 def quantise_gains(gains: Sequence[float]) -> tuple[Sequence[int], int]:
-    """Return a norm's gains as integers of at most 24 bits and one exponent for all.
+    """Return gains or biases as integers of at most 24 bits and one exponent for all.
 
     Implements: MDL-R2.
     Refuses: WEIGHT_NOT_FINITE.

@@ -6,6 +6,7 @@ from math import isqrt
 from typing import Final
 
 from veil_spec import constants
+from veil_spec.architecture import Rotation
 
 BITS: Final = 192
 """Working fractional bits: the series below err by less than 2**-150."""
@@ -107,13 +108,55 @@ def score_factor(head_width: int) -> int:
 
 
 @cache
-def rope(position: int, pair: int, head_width: int, theta: Fraction) -> tuple[int, int]:
-    """Return (cos, sin) of position * theta**(-2 * pair / head_width), units of 2**-30, correctly rounded.
+def temperature_factor(temperature: Fraction) -> int:
+    """Return log2(e) / temperature in units of 2**-24, correctly rounded."""
+    scaled = ONE * ONE // ln(Fraction(2)) * temperature.denominator // temperature.numerator
+    return nearest(scaled, constants.SAMPLING_FRACTION)
+
+
+@cache
+def frequency(pair: int, head_width: int, rotation: Rotation) -> int:
+    """Return the angle by which a position turns a pair, in radians times 2**BITS."""
+    plain = exp(-ln(rotation.theta) * 2 * pair // head_width)
+    slow = plain * rotation.factor.denominator // rotation.factor.numerator
+    if rotation.low is None or rotation.high is None or rotation.context is None:
+        return slow
+    turns = Fraction(rotation.context * plain, 2 * pi())
+    share = (turns - rotation.low) / (rotation.high - rotation.low)
+    return slow + int((plain - slow) * min(max(share, Fraction(0)), Fraction(1)))
+
+
+@cache
+def rope(position: int, pair: int, head_width: int, rotation: Rotation) -> tuple[int, int]:
+    """Return (cos, sin) of a position's angle for a pair in units of 2**-30, correctly rounded.
 
     Implements: FXP-R8.
     """
     if position == 0:
         return 1 << constants.ROPE_FRACTION, 0
-    frequency = exp(-ln(theta) * 2 * pair // head_width)
-    cos, sin = cos_sin(position * frequency)
+    cos, sin = cos_sin(position * frequency(pair, head_width, rotation))
     return nearest(cos, constants.ROPE_FRACTION), nearest(sin, constants.ROPE_FRACTION)
+
+
+@cache
+def normal_tail() -> tuple[int, ...]:
+    """Return Phi(-i / 512) for i from 0 to 3072 in units of 2**-30, correctly rounded.
+
+    Implements: FXP-R14.
+    """
+    count = constants.CDF_LIMIT << constants.CDF_STEP_FRACTION
+    scale = isqrt(2 * pi() << BITS)
+    return tuple(
+        nearest(ONE // 2 - _odd_series(i) * ONE // scale, constants.EXP2_FRACTION) for i in range(count + 1)
+    )
+
+
+def _odd_series(step: int) -> int:
+    """Return the integral of exp(-t**2 / 2) from 0 to x = step / 512, times 2**BITS."""
+    square = Fraction(step, 1 << constants.CDF_STEP_FRACTION) ** 2 / 2
+    power, total, k = step * ONE >> constants.CDF_STEP_FRACTION, 0, 0
+    while power:
+        total += power // (2 * k + 1) if k % 2 == 0 else -(power // (2 * k + 1))
+        k += 1
+        power = power * square.numerator // (square.denominator * k)
+    return total

@@ -25,6 +25,13 @@ NOTICE_BYTES: Final = {
     FrameKind.SEED: 32,
 }
 """Payload bytes of each kind that carries no rows: digests, nothing, two integers, a seed."""
+ROW_WIDTHS: Final = {
+    FrameKind.MULTIPLY: (4, 5, 6, 8),
+    FrameKind.PRODUCT: (4, 5, 6, 8),
+    FrameKind.EMBEDDED: (6,),
+    FrameKind.ANSWER: (6,),
+}
+"""Bytes of an element in each kind that carries rows."""
 
 
 def encode(frame: Frame) -> bytes:
@@ -86,8 +93,8 @@ def check(frame: Frame) -> None:
     Refuses: FRAME_TOO_LARGE, FRAME_MALFORMED.
     """
     check_length(len(frame.payload))
-    carries_rows = frame.kind in (FrameKind.MULTIPLY, FrameKind.PRODUCT)
-    if len(frame.epoch) != EPOCH_BYTES or not (rows_fit(frame) if carries_rows else notice_fits(frame)):
+    fits = rows_fit if frame.kind in ROW_WIDTHS else notice_fits
+    if len(frame.epoch) != EPOCH_BYTES or not fits(frame):
         raise Refused(Refusal.FRAME_MALFORMED, frame.kind.name)
     if frame.total_rows * frame.columns * frame.element_bytes > REPLY_LIMIT:
         raise Refused(Refusal.FRAME_TOO_LARGE, "message")
@@ -100,10 +107,10 @@ def check_length(payload_bytes: int) -> None:
 
 
 def rows_fit(frame: Frame) -> bool:
-    """Return whether the fields of a MULTIPLY or a PRODUCT fit together. Implements: WIR-R4."""
+    """Return whether the fields of a frame with rows fit together. Implements: WIR-R4."""
     return (
         all(0 <= number < 2**32 for number in numbers_of(frame))
-        and frame.element_bytes in WIDTHS.values()
+        and frame.element_bytes in ROW_WIDTHS[frame.kind]
         and frame.rows > 0
         and frame.columns > 0
         and frame.first_row + frame.rows <= frame.total_rows

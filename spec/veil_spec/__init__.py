@@ -2,5 +2,5 @@
 
 from typing import Final
 
-__version__: Final = "0.3.0"
+__version__: Final = "0.4.0"
 """The specification's version: part of every tape's domain tag and of every message."""

@@ -89,8 +89,16 @@ EPSILON_FRACTION: Final = 48
 """Fractional bits of the norm's epsilon."""
 GAIN_BITS: Final = 24
 """Bits of the largest gain of a norm."""
+SHORT_WEIGHT_LIMIT: Final = 127
+"""Largest absolute weight of precision `w8a16`: one signed 8-bit half."""
 MANTISSA_BITS: Final = 15
 """Bits of a weight row's scale mantissa."""
+CDF_STEP_FRACTION: Final = 9
+"""The normal distribution is tabled in steps of 2**-9."""
+CDF_LIMIT: Final = 6
+"""Beyond it the normal distribution is taken as 0 or 1: its tail is below 2**-29."""
+TANH_FRACTION: Final = 30
+"""Fractional bits of tanh's result."""
 SHIFT_LIMIT: Final = 62
 """Largest right shift: a longer one is taken as this one."""
 
@@ -109,6 +117,8 @@ STREAM_LIMIT: Final = 2
 """Epochs that a worker or a dealer serves at a time."""
 GRANT_LIMIT: Final = 2**14
 """Most rows, steps times rows of a step, that one ASK can ask for."""
+SEQUENCE_LIMIT: Final = 16
+"""Sequences whose keys and values a worker keeps for one stream of mode `split`."""
 TRANSCRIPT_MAGIC: Final = b"VEILTAPE"
 """First bytes of a transcript file."""
 
@@ -117,14 +127,18 @@ WIDTH_LIMIT: Final = 2**13
 """Largest hidden width: a row's sum of squares stays below 2**61."""
 INNER_LIMIT: Final = 2**14
 """Largest inner dimension of a linear group: exact float64 limb products."""
-CONTEXT_LIMIT: Final = 2**14
-"""Longest context: a softmax average stays below 2**62."""
+CONTEXT_LIMIT: Final = 2**17
+"""Longest context: the sums of a softmax average by halves are at most 2**50."""
 HEAD_WIDTH_LIMIT: Final = 256
 """Widest attention head."""
 EXPONENT_LIMIT: Final = 2**10
 """Largest absolute exponent in a model file: float32 needs less than 200."""
 VOCABULARY_LIMIT: Final = FRAME_LIMIT // 6
 """A row of logits, 6 bytes each, fits into one frame."""
+TEMPERATURE_LIMIT: Final = 64
+"""A temperature is from 1/64 to 64: a logit's distance times its factor stays below 2**62."""
+SAMPLING_FRACTION: Final = 24
+"""Fractional bits of log2(e) / temperature."""
 
 # Integrity (spec/integrity.md)
 SOUNDNESS_BITS: Final = 64

@@ -32,6 +32,7 @@ class Domain(StrEnum):
     LWE_NOISE = "rmo.lwe.noise"
     RATCHET = "rmo.ratchet"
     CHALLENGE = "int.challenge"
+    SAMPLING = "mdl.sampling"
     TEST = "test"
 
 
@@ -175,56 +176,34 @@ class Quantised:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a token is drawn: temperature from 1/64 to 64, at most `count` tokens, the top `share` of weight.
+
+    Refuses: SAMPLING_OUT_OF_RANGE.
+    """
+
+    temperature: Fraction = Fraction(1)
+    count: int | None = None
+    share: Fraction = Fraction(1)
+
+    def __post_init__(self) -> None:
+        limit = constants.TEMPERATURE_LIMIT
+        if not Fraction(1, limit) <= self.temperature <= limit:
+            detail = f"temperature must be from 1/{limit} to {limit}; 0 is greedy"
+            raise Refused(Refusal.SAMPLING_OUT_OF_RANGE, detail)
+        if self.count is not None and (type(self.count) is not int or self.count < 1):
+            raise Refused(Refusal.SAMPLING_OUT_OF_RANGE, "top_k must be at least 1")
+        if not 0 < self.share <= 1:
+            raise Refused(Refusal.SAMPLING_OUT_OF_RANGE, "top_p must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True)
 class WeightRow:
     """One output channel: weight i is values[i] * mantissa * 2**-exponent."""
 
     values: tuple[int, ...]
     mantissa: int
     exponent: int
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """The integers that fix a Llama decoder's structure. Refuses: MODEL_UNSUPPORTED (in model.md's words)."""
-
-    vocabulary: int
-    width: int
-    inner: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_width: int
-    context: int
-    rope_theta: Fraction
-    norm_epsilon: Fraction
-    tied: bool
-
-    def __post_init__(self) -> None:
-        limits = {
-            "vocabulary": constants.VOCABULARY_LIMIT,
-            "width": constants.WIDTH_LIMIT,
-            "inner": constants.INNER_LIMIT,
-            "layers": 2**10,
-            "heads": constants.WIDTH_LIMIT,
-            "kv_heads": constants.WIDTH_LIMIT,
-            "head_width": constants.HEAD_WIDTH_LIMIT,
-            "context": constants.CONTEXT_LIMIT,
-        }
-        for name, limit in limits.items():
-            if not 1 <= getattr(self, name) <= limit:
-                raise Refused(Refusal.MODEL_UNSUPPORTED, f"{name} must be between 1 and {limit}")
-        if self.heads % self.kv_heads:
-            raise Refused(Refusal.MODEL_UNSUPPORTED, "heads must be a multiple of kv_heads")
-        if self.head_width % 2:
-            raise Refused(Refusal.MODEL_UNSUPPORTED, "head_width must be even")
-        if self.heads * self.head_width > constants.INNER_LIMIT:
-            raise Refused(
-                Refusal.MODEL_UNSUPPORTED, f"heads * head_width must be at most {constants.INNER_LIMIT}"
-            )
-        if not 1 < self.rope_theta < 2**40:
-            raise Refused(Refusal.MODEL_UNSUPPORTED, "rope_theta must be between 1 and 2**40")
-        if not Fraction(1, 2**40) <= self.norm_epsilon <= Fraction(1, 2**16):
-            raise Refused(Refusal.MODEL_UNSUPPORTED, "norm_epsilon must be between 2**-40 and 2**-16")
 
 
 class FrameKind(IntEnum):
@@ -237,6 +216,8 @@ class FrameKind(IntEnum):
     REFUSAL = 5
     ASK = 6
     SEED = 7
+    EMBEDDED = 8
+    ANSWER = 9
 
 
 @dataclass(frozen=True, slots=True)

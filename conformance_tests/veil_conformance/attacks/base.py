@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from veil_conformance.attacks import modular
 from veil_conformance.attacks.modular import Elements, Floats
-from veil_optimized.model import Decoder, Model
+from veil_optimized.decoder import Decoder
+from veil_optimized.model import Model
 
 GROUP: Final = 0
 """The first linear group: its input depends on one token alone."""
@@ -48,7 +49,7 @@ def vocabulary(model: Model) -> Vocabulary:
     pieces = []
     for start in range(0, size, BATCH):
         stream = decoder.embed(list(range(start, min(start + BATCH, size))))
-        pieces.append(model.norm("layers.0.attention_norm", stream).values.to(torch.int16))
+        pieces.append(model.rms_norm("layers.0.attention_norm", stream).values.to(torch.int16))
     return marked(torch.cat(pieces).numpy())
 
 

@@ -25,8 +25,9 @@ from veil_conformance.attacks import modular, view
 from veil_conformance.attacks.base import GROUP
 from veil_conformance.attacks.modular import Elements
 from veil_optimized import lwe, plaintext, wire
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import BASIS_STEP
-from veil_optimized.model import Decoder, Group, Model, plain_products
+from veil_optimized.model import Group, Model, plain_products
 from veil_optimized.plaintext import Record
 from veil_optimized.transcript import Header
 from veil_spec import constants

@@ -18,9 +18,10 @@ import torch
 from veil_conformance.attacks import modular, null_space
 from veil_conformance.attacks.base import Attack, Guesses, Public, Sighting, View, images
 from veil_conformance.attacks.modular import Elements, Floats
-from veil_optimized import tables
+from veil_optimized import fixed_point
+from veil_optimized.decoder import Cache, Decoder
 from veil_optimized.fixed_point import Rows
-from veil_optimized.model import Decoder, Group, Model, plain_products
+from veil_optimized.model import Group, Model, plain_products
 
 CANDIDATES = 64
 """Candidates that are run at a time: their attention scores include one another's, which are not used."""
@@ -35,10 +36,9 @@ class _Reached(Exception):
 class Branches(Decoder):
     """A decoder that tries many next tokens at once, each after the same prefix and blind to the others."""
 
-    def __init__(self, model: Model, taps: tuple[int, ...], tokens: int) -> None:
+    def __init__(self, model: Model, taps: tuple[int, ...]) -> None:
         super().__init__(model, self._watched)
         self._taps, self._seen, self._branching = taps, dict[int, torch.Tensor](), False
-        self.rope = tables.rope(tokens, model.shape.head_width, model.shape.rope_theta)
 
     def _watched(self, group: Group, rows: torch.Tensor) -> torch.Tensor:
         if group.number in self._taps:
@@ -47,44 +47,54 @@ class Branches(Decoder):
             raise _Reached
         return plain_products(group, rows)
 
-    def _placed(self, heads: torch.Tensor) -> Rows:
+    def _sequence(self, layer: int, heads: torch.Tensor, cache: Cache) -> torch.Tensor:
         if not self._branching:
-            return super()._placed(heads)
-        turned = super()._placed(heads.flatten(0, 1).unsqueeze(1))
-        return Rows(turned.values.reshape(heads.shape), turned.exponent.reshape(heads.shape[:-1]))
-
-    def _visible(self, count: int) -> torch.Tensor:
-        if not self._branching:
-            return super()._visible(count)
+            return super()._sequence(layer, heads, cache)
+        shape, count, place = self.shape, heads.shape[1], cache.position
+        queries, keys, values = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads])
+        query, key = (
+            _apart(self._placed(layer, norm, part.flatten(0, 1).unsqueeze(1), place), part)
+            for norm, part in (("q_norm", queries), ("k_norm", keys))
+        )
+        held, old = cache.held(layer, place)
+        shared = shape.heads // shape.kv_heads
+        every = Rows(
+            torch.cat((held.values, key.values), 1).repeat_interleave(shared, 0),
+            torch.cat((held.exponent, key.exponent), 1).repeat_interleave(shared, 0),
+        )
         own = torch.eye(count, dtype=torch.bool)
-        return torch.cat((torch.ones(count, self.position, dtype=torch.bool), own), 1)
+        seen = torch.cat((torch.ones(count, place, dtype=torch.bool), own), 1)
+        averages = fixed_point.softmax_average(
+            fixed_point.attention_score(query, every),
+            torch.cat((old, values), 1).repeat_interleave(shared, 0),
+            seen,
+        )
+        return averages.transpose(0, 1).flatten(1)
 
     def _run(self, tokens: list[int]) -> None:
-        """Return nothing; the inputs of the taps are in `_seen`, and caches have grown."""
-        stream = self.embed(tokens)
+        """Return nothing; the inputs of the taps are in `_seen`."""
+        self.cache.reserve(1)
+        self._turn_to(self.cache.position + 1)
         with suppress(_Reached):
-            for layer in range(self.model.shape.layers):
-                attended = self.attention(layer, self.model.norm(f"layers.{layer}.attention_norm", stream))
-                stream = self.residual(PER_LAYER * layer + 1, attended, stream)
-                gated = self.mlp(layer, self.model.norm(f"layers.{layer}.mlp_norm", stream))
-                stream = self.residual(PER_LAYER * layer + 3, gated, stream)
-            self.hidden(PER_LAYER * self.model.shape.layers, self.model.norm("final_norm", stream))
+            stream = self._through_layers([self.cache], [len(tokens)], self.embed(tokens))
+            self.layers.hidden(PER_LAYER * self.shape.layers, self.model.rms_norm("final_norm", stream))
 
     def tried(self, tokens: list[int]) -> dict[int, Elements]:
         """Return the inputs of each tap [tokens, width] if one of these tokens came next."""
         self._branching = True
         self._run(tokens)
         self._branching = False
-        for layer, keys in enumerate(self.keys):
-            kept = slice(0, self.position)
-            self.keys[layer] = Rows(keys.values[:, kept], keys.exponent[:, kept])
-            self.values[layer] = self.values[layer][:, kept]
         return {tap: rows.numpy() for tap, rows in self._seen.items()}
 
     def accept(self, token: int) -> None:
         """Return nothing: the token is the next of the prefix."""
         self._run([token])
-        self.position += 1
+        self.cache.position += 1
+
+
+def _apart(placed: Rows, heads: torch.Tensor) -> Rows:
+    """Return heads that were placed one by one in the shape of heads [heads, n, head width]."""
+    return Rows(placed.values.reshape(heads.shape), placed.exponent.reshape(heads.shape[:-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +113,7 @@ def matched(public: Public, view: View, probe: Probe) -> Guesses:
     size = public.model.shape.vocabulary
     candidates = np.arange(size) if public.candidates is None else public.candidates
     compare = _Comparison(probe.seen)
-    branches = Branches(public.model, probe.taps, view.tokens)
+    branches = Branches(public.model, probe.taps)
     rows = {int(position): row for row, position in enumerate(probe.seen.positions)}
     guesses: Guesses = [None] * view.tokens
     for position in range(view.tokens):

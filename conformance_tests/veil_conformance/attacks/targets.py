@@ -17,7 +17,8 @@ from veil_conformance.attacks import modular
 from veil_conformance.attacks.base import GROUP, Sighting, View
 from veil_conformance.attacks.modular import Elements, Floats
 from veil_optimized import lwe, remo
-from veil_optimized.model import Decoder, Group, Model, plain_products
+from veil_optimized.decoder import Decoder
+from veil_optimized.model import Group, Model, plain_products
 from veil_optimized.tape import SeededTape, field_elements
 from veil_spec import constants
 from veil_spec.types import Domain

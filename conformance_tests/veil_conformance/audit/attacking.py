@@ -14,9 +14,10 @@ from veil_conformance.attacks.base import Vocabulary
 from veil_conformance.audit.matrix import RANK_READ, Cell
 from veil_conformance.audit.statistics import paired
 from veil_optimized import transcript, wire
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import epoch
 from veil_optimized.generate import steps
-from veil_optimized.model import Decoder, Model
+from veil_optimized.model import Model
 from veil_optimized.profiles import Masking
 from veil_optimized.transcript import Direction
 from veil_spec import constants

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import torch
 
 from veil_conformance.audit.faithful import FloatModel
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave, epoch
 from veil_optimized.generate import steps
-from veil_optimized.model import Decoder, Model
+from veil_optimized.model import Model
 
 Progress = Callable[[str], None]
 

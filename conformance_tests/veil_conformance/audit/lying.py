@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from veil_optimized import wire
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave
-from veil_optimized.model import Decoder, Model
+from veil_optimized.model import Model
 from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport
 from veil_optimized.worker import Worker, place

@@ -207,15 +207,15 @@ class _Remembering(sequential.Branches):
         """Return a class that knows nothing yet."""
         return type("Remembering", (cls,), {"known": {}})
 
-    def __init__(self, model: Model, taps: tuple[int, ...], tokens: int) -> None:
-        self._model, self._taps_read, self._length = model, taps, tokens
+    def __init__(self, model: Model, taps: tuple[int, ...]) -> None:
+        self._model, self._taps_read = model, taps
         self._prefix: tuple[int, ...] = ()
 
     def tried(self, tokens: list[int]) -> dict[int, Elements]:
         """Return the inputs of each tap [tokens, width] if one of these tokens came next."""
         key = id(self._model), self._taps_read, self._prefix, np.array(tokens).tobytes()
         if key not in self.known:
-            running = BRANCHES(self._model, self._taps_read, self._length)
+            running = BRANCHES(self._model, self._taps_read)
             for token in self._prefix:
                 running.accept(token)
             self.known[key] = running.tried(tokens)

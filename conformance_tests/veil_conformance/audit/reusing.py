@@ -7,9 +7,10 @@ from typing import Final
 
 from veil_conformance.attacks import reuse
 from veil_optimized import plaintext
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import epoch
 from veil_optimized.generate import steps
-from veil_optimized.model import Decoder, Model
+from veil_optimized.model import Model
 
 EPOCHS: Final = 2
 """Epochs of one prompt: a seed that comes again shows between them."""

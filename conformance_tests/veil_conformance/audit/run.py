@@ -25,10 +25,12 @@ from veil_conformance.audit.evidence import Evidence
 from veil_conformance.audit.options import INTEGER_FILE, NOMINAL_EPSILON, TOY_TABLE, Options
 from veil_conformance.audit.trials import Trials
 from veil_optimized import accounting
-from veil_optimized.model import Decoder, Model, load
+from veil_optimized.decoder import Decoder
+from veil_optimized.launching import start_worker
+from veil_optimized.model import Model, load
 from veil_optimized.tape import SeededTape
-from veil_optimized.worker import start_worker
 from veil_reference import accounting as reference_accounting
+from veil_reference import decoder as reference_decoder
 from veil_reference import model as reference_model
 from veil_spec import constants
 from veil_spec.types import Certificate, TwoSidedGeometric
@@ -58,7 +60,7 @@ def _progress(console: Console) -> Iterator[Callable[[str], None]]:
 def _against_reference(model: Model, path: Path, tokens: Sequence[int], tell: Callable[[str], None]) -> Tally:
     """Return the comparison of optimized and reference logits after each token, all layers."""
     tell("loading the model into the reference, plain Python")
-    slow = reference_model.Decoder(reference_model.load(path))
+    slow = reference_decoder.Decoder(reference_model.load(path))
     rows = []
     for number, token in enumerate(tokens, 1):
         tell(f"position {number} of {len(tokens)} in the reference, plain Python")

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from veil_conformance.attacks import modular
 from veil_conformance.attacks.modular import Elements
 from veil_optimized import lwe
-from veil_optimized.model import Decoder, Model
+from veil_optimized.decoder import Decoder
+from veil_optimized.model import Model
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 
@@ -148,7 +149,7 @@ def distinct_inputs(model: Model, count: int) -> Elements:
     Refuses: SHAPE_MISMATCH where the vocabulary has fewer.
     """
     tokens = list(range(min(model.shape.vocabulary, 4 * count)))
-    rows = model.norm("layers.0.attention_norm", Decoder(model).embed(tokens)).values.numpy()
+    rows = model.rms_norm("layers.0.attention_norm", Decoder(model).embed(tokens)).values.numpy()
     _, first = np.unique(rows, axis=0, return_index=True)
     if len(first) < count:
         raise Refused(Refusal.SHAPE_MISMATCH, f"the tokens make {len(first)} different rows of {count}")

@@ -31,7 +31,7 @@ from veil_conformance.audit.matrix import (
     remembered,
 )
 from veil_optimized.model import Model
-from veil_spec.types import ModelShape
+from veil_spec.architecture import DecoderShape
 
 REAL: Final = "the model"
 WIDE: Final = "random, wide"
@@ -58,8 +58,8 @@ class Plan:
     steps: int = 2
     prompts: int = 256
     curve: int = 512
-    wide: ModelShape = random_model.WIDE
-    small: ModelShape = random_model.SMALL
+    wide: DecoderShape = random_model.WIDE
+    small: DecoderShape = random_model.SMALL
     dimension: int | None = None
     likelihood: float = SIGMA
     least: int = LEAST_TOKENS
