@@ -1,251 +1,262 @@
-"""`veil import`: from a Hugging Face or GGUF Llama to one integer file, beside its tokenizer."""
+"""`veil import`: from a checkpoint of a known family to one integer file, beside its tokenizer."""
 
-import json
+import os
 import shutil
-import struct
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from fractions import Fraction
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from veil_optimized.model import tensor_shapes
-from veil_optimized.quantise import quantise_gains, quantise_weights
+from veil.checkpoint import (
+    FLOAT_KINDS,
+    Checkpoint,
+    Entry,
+    Progress,
+    Read,
+    locate,
+    malformed,
+    open_checkpoint,
+)
+from veil.families import family_of
+from veil.families.family import INFERRED, Family, Part, unsupported
+from veil.integer_file import IntegerFile
+from veil_optimized.quantise import quantise_gains, row_blocks
 from veil_spec import __version__
-from veil_spec.refusals import Refusal, Refused
-from veil_spec.types import ModelShape
+from veil_spec.architecture import Linear, ModelShape, Norm, Precision, describe, metadata
+from veil_spec.refusals import Refused
 
+__all__ = ["INTEGER_FILE", "import_model", "open_checkpoint"]
 INTEGER_FILE: Final = "integer.safetensors"
-FLOAT_TYPES: Final = (torch.float32, torch.float16, torch.bfloat16)
-ALLOWED_SPARE: Final = ("rotary_emb.inv_freq", "rotary_emb.original_inv_freq")
-"""Ends of the names of tensors that a configuration implies."""
-Config = dict[str, object]
-Read = Callable[[str], torch.Tensor]
-Progress = Callable[[str], None]
+CONFIGURATIONS: Final = ("config.json", "generation_config.json")
+"""Files of a checkpoint that are kept beside the integer file as they are."""
+SCALES: Final = ("weight_scale", "weight_scale_inv", "input_scale", "qweight", "qzeros", "scales", "SCB")
+"""Last parts of the names of tensors that only a quantised checkpoint has."""
 
 
-def _unsupported(detail: str) -> Refused:
-    return Refused(Refusal.MODEL_UNSUPPORTED, detail)
-
-
-def _number(config: Config, key: str, default: object = None) -> int:
-    value = config.get(key, default)
-    if type(value) is not int or value < 1:
-        raise _unsupported(f"config.json: {key} must be a positive integer")
-    return value
-
-
-def _rational(value: object, key: str) -> Fraction:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _unsupported(f"config.json: {key} must be a number")
-    return Fraction(repr(value))
-
-
-def _rope_theta(config: Config) -> Fraction:
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise _unsupported("config.json: scaled RoPE is not supported yet")
-    return _rational(rope.get("rope_theta", config.get("rope_theta", 10000.0)), "rope_theta")
-
-
-def shape_of(config: Config) -> ModelShape:
-    """Return the shape that a Llama configuration states. Refuses: MODEL_UNSUPPORTED."""
-    if config.get("model_type") != "llama":
-        raise _unsupported(
-            f"architecture {config.get('model_type')!r} is not supported; this edition runs llama"
-        )
-    for key, allowed in (("hidden_act", "silu"), ("attention_bias", False), ("mlp_bias", False)):
-        if config.get(key, allowed) != allowed:
-            raise _unsupported(f"config.json: {key} must be {allowed!r}")
-    heads, width = _number(config, "num_attention_heads"), _number(config, "hidden_size")
-    return ModelShape(
-        vocabulary=_number(config, "vocab_size"),
-        width=width,
-        inner=_number(config, "intermediate_size"),
-        layers=_number(config, "num_hidden_layers"),
-        heads=heads,
-        kv_heads=_number(config, "num_key_value_heads", heads),
-        head_width=width // heads if config.get("head_dim") is None else _number(config, "head_dim"),
-        context=_number(config, "max_position_embeddings"),
-        rope_theta=_rope_theta(config),
-        norm_epsilon=_rational(config.get("rms_norm_eps", 1e-6), "rms_norm_eps"),
-        tied=bool(config.get("tie_word_embeddings", False)),
-    )
-
-
-def _linear(name: str, parts: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    rows = quantise_weights(torch.cat(parts))
-    return {
-        f"{name}.weights": rows.values,
-        f"{name}.mantissa": rows.mantissa,
-        f"{name}.exponent": rows.exponent,
-    }
-
-
-def _norm(name: str, gains: torch.Tensor) -> dict[str, torch.Tensor]:
-    values, exponent = quantise_gains(gains)
-    return {f"{name}.gains": values, f"{name}.exponent": torch.tensor([exponent], dtype=torch.int32)}
-
-
-def _layer(number: int, read: Read) -> dict[str, torch.Tensor]:
-    source, name = f"model.layers.{number}", f"layers.{number}"
-    grouped = {
-        "qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-        "o": ["self_attn.o_proj"],
-        "gate_up": ["mlp.gate_proj", "mlp.up_proj"],
-        "down": ["mlp.down_proj"],
-    }
-    tensors: dict[str, torch.Tensor] = {}
-    for group, members in grouped.items():
-        tensors |= _linear(f"{name}.{group}", [read(f"{source}.{member}.weight") for member in members])
-    tensors |= _norm(f"{name}.attention_norm", read(f"{source}.input_layernorm.weight"))
-    return tensors | _norm(f"{name}.mlp_norm", read(f"{source}.post_attention_layernorm.weight"))
-
-
-def integer_tensors(shape: ModelShape, read: Read, progress: Progress) -> dict[str, torch.Tensor]:
-    """Return every tensor of the integer file; `read` returns a float tensor by its Hugging Face name."""
-    tensors = _linear("embedding", [read("model.embed_tokens.weight")])
-    if not shape.tied:
-        tensors |= _linear("head", [read("lm_head.weight")])
-    for number in range(shape.layers):
-        progress(f"quantising layer {number + 1} of {shape.layers}")
-        tensors |= _layer(number, read)
-    return tensors | _norm("final_norm", read("model.norm.weight"))
-
-
-def write_integer_file(path: Path, name: str, shape: ModelShape, tensors: dict[str, torch.Tensor]) -> None:
-    """Write the integer file that everything else reads."""
-    stated = {
-        key: str(value) if isinstance(value, Fraction) else value for key, value in asdict(shape).items()
-    }
-    metadata = json.dumps({"spec_version": __version__, "name": name, "shape": stated}, sort_keys=True)
-    save_file(dict(sorted(tensors.items())), path, {"veil": metadata})
-
-
-def _checked(name: str, tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.dtype not in FLOAT_TYPES:
-        raise _unsupported(
-            f"tensor {name} has type {tensor.dtype}; export it as float32, float16 or bfloat16"
-        )
-    return tensor.to(torch.float32)
-
-
-def _names(file: safe_open) -> list[str]:
-    return list(file.keys())  # type: ignore[no-untyped-call]
-
-
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Source:
-    """An open checkpoint that notes which of its tensors were read."""
+    """A checkpoint that fits its family: `read` returns a tensor by its canonical name."""
 
-    config: Config
-    names: set[str]
-    get: Read
-
-    def read(self, name: str) -> torch.Tensor:
-        """Return a tensor as float32 by its name. Refuses: MODEL_MALFORMED, MODEL_UNSUPPORTED."""
-        if name not in self.names:
-            raise Refused(Refusal.MODEL_MALFORMED, f"the checkpoint lacks the tensor {name}")
-        self.names.remove(name)
-        return _checked(name, self.get(name))
-
-    def check_spent(self, tied: bool) -> None:
-        """Refuse tensors that a plain Llama does not have. Refuses: MODEL_UNSUPPORTED."""
-        spare = {name for name in self.names if not name.endswith(ALLOWED_SPARE)} - (
-            {"lm_head.weight"} if tied else set()
-        )
-        if spare:
-            raise _unsupported(f"the tensor {min(spare)} does not belong to a plain llama")
+    shape: ModelShape
+    parts: Mapping[str, list[Part]]
+    read: Read
 
 
-def _open_folder(folder: Path) -> Source:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise Refused(Refusal.MODEL_MALFORMED, f"{folder} holds no .safetensors file")
-    opened = [safe_open(path, framework="pt") for path in files]
-    where = {name: file for file in opened for name in _names(file)}
-
-    def get(name: str) -> torch.Tensor:
-        tensor: torch.Tensor = where[name].get_tensor(name)  # type: ignore[no-untyped-call]
-        return tensor
-
-    return Source(json.loads((folder / "config.json").read_text()), set(where), get)
+def _canonical(checkpoint: Checkpoint, family: Family) -> dict[str, str]:
+    stored: dict[str, str] = {}
+    for name in sorted(checkpoint.entries):
+        current = family.canonical(name)
+        if current in stored:
+            raise malformed(f"the tensors {stored[current]} and {name} are the same one")
+        stored[current] = name
+    return stored
 
 
-def _open_gguf(path: Path) -> Source:
-    from transformers import AutoModelForCausalLM, GgufConfig
-    from transformers.utils import logging
+def _expected(shape: ModelShape, parts: Mapping[str, list[Part]]) -> dict[str, list[int]]:
+    """Return the shape of every tensor that is read, by its canonical name."""
+    described = describe(shape)
+    expected = {}
+    for linear in described.tables + described.groups:
+        for part in parts[linear.name]:
+            expected[f"{part.module}.weight"] = [part.rows, linear.inner]
+            if linear.biased:
+                expected[f"{part.module}.bias"] = [part.rows]
+    for norm in described.norms:
+        module = parts[norm.name][0].module
+        expected[f"{module}.weight"] = [norm.width]
+        if norm.biased:
+            expected[f"{module}.bias"] = [norm.width]
+    return expected
 
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        path.parent,
-        gguf_file=path.name,
-        dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),
+
+def _check_kinds(entries: Mapping[str, Entry]) -> None:
+    for name, entry in sorted(entries.items()):
+        if name.rpartition(".")[2] in SCALES:
+            raise unsupported(f"the tensor {name} is of a quantised checkpoint: give the one in float")
+        if "experts" in name or "_exps" in name or len(entry.size) > 2:
+            raise unsupported(f"the tensor {name} {entry.size} looks like experts: they are not supported")
+
+
+def _check_fit(
+    expected: Mapping[str, list[int]], found: Mapping[str, Entry], family: Family, allowed: Mapping[str, str]
+) -> None:
+    for name, size in expected.items():
+        if name not in found:
+            raise malformed(f"the checkpoint lacks the tensor {name}")
+        if found[name].size != size:
+            raise malformed(f"the tensor {name} has shape {found[name].size}; {size} is expected")
+        if found[name].kind not in FLOAT_KINDS:
+            known = ", ".join(FLOAT_KINDS)
+            raise unsupported(f"the tensor {name} has type {found[name].kind}; supported are {known}")
+    spare = (name for name in found if name not in expected and name not in allowed)
+    left = min((name for name in spare if not family.unused(name)), default=None)
+    if left:
+        raise unsupported(f"the tensor {left} does not belong to the family {family.model_type}")
+
+
+def fitting(checkpoint: Checkpoint, progress: Progress = lambda line: None) -> Source:
+    """Return a checkpoint as a source, all names, shapes and types checked before a number is read.
+
+    Refuses: MODEL_MALFORMED, MODEL_UNSUPPORTED.
+    """
+    family = family_of(checkpoint.config)
+    _check_kinds(checkpoint.entries)
+    stored = _canonical(checkpoint, family)
+    found = {name: checkpoint.entries[old] for name, old in stored.items()}
+    shape = family.shape(checkpoint.config, {name: entry.size for name, entry in found.items()})
+    copies, parts = family.copies(shape), family.parts(shape)
+    expected = _expected(shape, parts)
+    _check_fit(expected, found, family, copies)
+    for copy, original in copies.items():
+        if copy in found and not _equal(checkpoint, stored[copy], stored[original]):
+            raise unsupported(f"{copy} differs from {original}, though config.json ties them")
+    spare = (name for name in found if name not in expected and name not in copies)
+    left = sorted(name for name in spare if not name.endswith(INFERRED))
+    if left:
+        progress(f"not used: {left[0]} and {len(left) - 1} more")
+    return Source(shape, parts, lambda name: checkpoint.get(stored[name]))
+
+
+def _equal(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    left, right = checkpoint.get(one), checkpoint.get(other)
+    return left.shape == right.shape and all(
+        torch.equal(a.to(torch.float32), b.to(torch.float32))
+        for a, b in zip(torch.split(left, 256), torch.split(right, 256), strict=True)
     )
-    state: dict[str, torch.Tensor] = model.state_dict()
-    return Source(model.config.to_dict(), set(state), state.__getitem__)
 
 
-def open_checkpoint(source: Path) -> Source:
-    """Return the open checkpoint of a directory or .gguf file. Refuses: MODEL_MALFORMED."""
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Add a tensor's name to a refusal of its numbers."""
     try:
-        return _open_gguf(source) if source.is_file() else _open_folder(source)
-    except (OSError, SafetensorError, ValueError, struct.error) as error:
-        raise Refused(
-            Refusal.MODEL_MALFORMED, f"{source} cannot be read as a model: {_first_line(error)}"
-        ) from error
+        yield
+    except Refused as refused:
+        detail = refused.detail or f"{name} holds a value that is no finite float32"
+        raise Refused(refused.reason, detail) from refused
 
 
-def _save_tokenizer(source: Path, target: Path) -> None:
+def _write_linear(file: IntegerFile, linear: Linear, source: Source, precision: Precision) -> None:
+    modules = [part.module for part in source.parts[linear.name]]
+    for module in modules:
+        weights = source.read(f"{module}.weight")
+        with _named(f"{module}.weight"):
+            for rows in row_blocks(weights, precision):
+                file.write(f"{linear.name}.weights", rows.values)
+                file.write(f"{linear.name}.mantissa", rows.mantissa)
+                file.write(f"{linear.name}.exponent", rows.exponent)
+    if linear.biased:
+        biases = torch.cat([source.read(f"{module}.bias").to(torch.float32) for module in modules])
+        with _named(f"{modules[0]}.bias"):
+            _write_values(file, f"{linear.name}.bias", f"{linear.name}.bias_exponent", biases)
+
+
+def _write_norm(file: IntegerFile, norm: Norm, source: Source) -> None:
+    module = source.parts[norm.name][0].module
+    with _named(f"{module}.weight"):
+        gains = source.read(f"{module}.weight")
+        _write_values(file, f"{norm.name}.gains", f"{norm.name}.exponent", gains)
+    if norm.biased:
+        with _named(f"{module}.bias"):
+            biases = source.read(f"{module}.bias")
+            _write_values(file, f"{norm.name}.bias", f"{norm.name}.bias_exponent", biases)
+
+
+def _write_values(file: IntegerFile, name: str, exponent_name: str, floats: torch.Tensor) -> None:
+    values, exponent = quantise_gains(floats)
+    file.write(name, values)
+    file.write(exponent_name, torch.tensor([exponent], dtype=torch.int32))
+
+
+def write_integers(
+    path: Path, name: str, source: Source, precision: Precision, progress: Progress = lambda line: None
+) -> None:
+    """Write the integer file of a source, which is read one tensor at a time.
+
+    Refuses: WEIGHT_NOT_FINITE, MODEL_MALFORMED.
+    """
+    described = describe(source.shape)
+    with path.open("wb") as stream:
+        stated = metadata(name, source.shape, precision, __version__)
+        file = IntegerFile(stream, source.shape, precision, stated)
+        for linear in dict.fromkeys(described.tables + described.groups):
+            progress(f"quantising {linear.name}")
+            _write_linear(file, linear, source, precision)
+        for norm in described.norms:
+            _write_norm(file, norm, source)
+        file.check_whole()
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _save_beside(source: Path, target: Path) -> None:
+    """Save the tokenizer and keep the configurations. Refuses: MODEL_MALFORMED."""
     from transformers import AutoTokenizer
 
-    arguments = (source.parent, {"gguf_file": source.name}) if source.is_file() else (source, {})
-    AutoTokenizer.from_pretrained(arguments[0], **arguments[1]).save_pretrained(target)
+    folder, options = (source.parent, {"gguf_file": source.name}) if source.is_file() else (source, {})
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **options
+        )
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, ImportError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise malformed(
+            f"{source} holds no tokenizer that can be read: add tokenizer.json ({why})"
+        ) from error
+    tokenizer.save_pretrained(target)
+    for name in CONFIGURATIONS if source.is_dir() else ():
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
 
 
-def import_model(source: Path, target: Path, progress: Progress = lambda line: None) -> Path:
+@contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Refuse what cannot be written, in one line. Refuses: MODEL_MALFORMED."""
+    try:
+        yield
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise malformed(f"{place} cannot be written: {why}: free space or name another place") from error
+
+
+def import_model(
+    source: str | Path,
+    target: Path,
+    progress: Progress = lambda line: None,
+    precision: Precision = Precision.W16A16,
+) -> Path:
     """Return the new integer file in directory `target`; the directory appears whole or not at all.
 
     Implements: MDL-P1.
     Refuses: MODEL_MALFORMED, MODEL_UNSUPPORTED, WEIGHT_NOT_FINITE.
     """
     if target.exists():
-        raise Refused(Refusal.MODEL_MALFORMED, f"{target} exists already: remove it or choose another name")
-    if not source.exists():
-        raise Refused(
-            Refusal.MODEL_MALFORMED, f"{source} does not exist: give a model directory or a .gguf file"
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=".veil-import-", dir=target.parent))
-    try:
-        checkpoint = open_checkpoint(source)
-        shape = shape_of(checkpoint.config)
-        name = source.stem if source.is_file() else source.resolve().name
-        tensors = integer_tensors(shape, checkpoint.read, progress)
-        checkpoint.check_spent(shape.tied)
-        if {key: (value.dtype, list(value.shape)) for key, value in tensors.items()} != tensor_shapes(shape):
-            raise Refused(
-                Refusal.MODEL_MALFORMED, f"{source}: the tensors do not have the configuration's shapes"
-            )
-        write_integer_file(scratch / INTEGER_FILE, name, shape, tensors)
-        _save_tokenizer(source, scratch)
-        scratch.chmod(0o755)
-        scratch.rename(target)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise Refused(
-            Refusal.MODEL_MALFORMED, f"{source} cannot be read as a model: {_first_line(error)}"
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        raise malformed(f"{target} exists already: remove it or choose another name")
+    path, name = locate(source, progress)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".veil-import-", dir=target.parent))
+        try:
+            fill(path, name, scratch, progress, precision)
+            scratch.chmod(0o755)
+            scratch.rename(target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
     return target / INTEGER_FILE
 
 
-def _first_line(error: Exception) -> str:
-    lines: Iterator[str] = iter(str(error).splitlines())
-    return next(lines, type(error).__name__)
+def fill(path: Path, name: str, folder: Path, progress: Progress, precision: Precision) -> None:
+    """Write the integer file, the tokenizer and the configurations of a checkpoint into a directory.
+
+    Refuses: MODEL_MALFORMED, MODEL_UNSUPPORTED, WEIGHT_NOT_FINITE, and OSError where it cannot be written.
+    """
+    if path.is_dir() and (path / INTEGER_FILE).exists():
+        raise malformed(f"{path} holds an integer model already: import the checkpoint that it was made of")
+    if path.is_file() and path.suffix != ".gguf":
+        raise malformed(f"{path} is no .gguf file: give one, or a model directory")
+    source = fitting(open_checkpoint(path), progress)
+    write_integers(folder / INTEGER_FILE, name, source, precision, progress)
+    _save_beside(path, folder)
