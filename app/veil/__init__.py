@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, overload
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-__all__ = ["sanitize"]
+    from veil.engines import VeilConfig
+    from veil.modeling import VeilForCausalLM, VeilForSequenceClassification, VeilModel, from_pretrained
+    from veil.quantization import VeilQuantizationConfig
+
+__all__ = [
+    "VeilConfig",
+    "VeilForCausalLM",
+    "VeilForSequenceClassification",
+    "VeilModel",
+    "VeilQuantizationConfig",
+    "from_pretrained",
+    "sanitize",
+]
+_HOMES = {
+    "VeilConfig": "veil.engines",
+    "VeilForCausalLM": "veil.modeling",
+    "VeilForSequenceClassification": "veil.modeling",
+    "VeilModel": "veil.modeling",
+    "VeilQuantizationConfig": "veil.quantization",
+    "from_pretrained": "veil.modeling",
+}
+"""What is loaded with torch and transformers, and only when it is asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'veil' has no attribute {name!r}")
 
 
 @overload
