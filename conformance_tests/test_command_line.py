@@ -5,9 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from conftest import checkpoint_tensors, write_checkpoint
+from test_generation import write_bert
+from veil.commands import run
+from veil.importer import INTEGER_FILE, import_model
+from veil.text import Text
+from veil_optimized import decoder, encoder, generate, transcript, wire
+from veil_optimized.model import load
+from veil_spec.types import FrameKind
 
 PROMPT = "w3 w1 w4"
 
@@ -70,6 +78,100 @@ def test_an_enclave_answers_requests_and_refuses_a_broken_one_by_name(imported: 
     assert replies[-1] == {"done": True, "not_private": True}
 
 
+WORDS = tuple(f"w{number}" for number in range(12))
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a sanitizer table of twelve words."""
+    folder = tmp_path_factory.mktemp("table")
+    vectors = [f"{word} {number % 5} {number % 3} 1" for number, word in enumerate(WORDS)]
+    (folder / "vectors.txt").write_text("\n".join(vectors) + "\n")
+    options = ["--part-size", "4", "--epsilon", "2", "--out", str(folder / "words.table")]
+    assert run(["table", "--vectors", str(folder / "vectors.txt"), *options]) == 0
+    return folder / "words.table"
+
+
+def sanitized(errors: str) -> list[str]:
+    """Return the sanitized texts that a run showed."""
+    lines = [line for line in errors.splitlines() if line.startswith("veil: sanitized ")]
+    return [json.loads(line.partition(": ")[2].partition(": ")[2]) for line in lines]
+
+
+def plain_answer(folder: Path, prompt: str, count: int) -> str:
+    """Return what plain inference says, greedily."""
+    text = Text(folder)
+    made = generate.generate(
+        decoder.Decoder(load(folder / INTEGER_FILE)), text.tokens(prompt), count, text.stop
+    )
+    return "".join(text.pieces(made.tokens))
+
+
+def test_several_prompts_are_one_batch_and_one_json_line_each(imported: Path, tmp_path: Path) -> None:
+    prompts = [PROMPT, "w2", "w5 w6 w7 w8"]
+    stated = [{"prompt": PROMPT}, {"messages": [{"role": "user", "content": "w2"}]}, {"prompt": prompts[2]}]
+    (tmp_path / "prompts").write_text("".join(json.dumps(each) + "\n" for each in stated))
+    options = ("--model", str(imported), "--new-tokens", "3", "--transcript", str(tmp_path / "seen"))
+    done = veil("generate", "--prompts", str(tmp_path / "prompts"), *options)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["text"] for line in lines] == [plain_answer(imported, prompt, 3) for prompt in prompts]
+    assert [(line["prompt"], line["finish"]) for line in lines] == [(n, "length") for n in range(3)]
+    frames = [wire.decode(record.data) for record in transcript.read(tmp_path / "seen").records]
+    rows = {
+        frame.step: frame.total_rows
+        for frame in frames
+        if frame.kind is FrameKind.MULTIPLY and not frame.group
+    }
+    assert [rows[step] for step in sorted(rows)] == [8, 3, 3]
+
+
+def test_split_answers_the_sanitized_text_and_shows_it(imported: Path, table: Path, tmp_path: Path) -> None:
+    options = ("--model", str(imported), "--mode", "split", "--table", str(table), "--new-tokens", "3")
+    seen = tmp_path / "seen"
+    done = veil("generate", PROMPT, *options, "--show-sanitized", "--transcript", str(seen))
+    assert done.returncode == 0, done.stderr
+    (prompt,) = sanitized(done.stderr)
+    assert len(prompt.split()) == 3 and set(prompt.split()) <= set(WORDS)
+    assert done.stdout == plain_answer(imported, prompt, 3) + "\n"
+    assert "veil: split: each word is drawn under epsilon 2" in done.stderr
+    assert "not_private" not in done.stderr
+    frames = [wire.decode(record.data) for record in transcript.read(seen).records]
+    assert [frame.total_rows for frame in frames if frame.kind is FrameKind.EMBEDDED] == [3, 1, 1]
+
+
+def test_both_sanitizes_and_masks_and_labels_are_those_of_the_sanitized_text(
+    table: Path, tmp_path: Path
+) -> None:
+    import_model(write_bert(tmp_path / "float"), tmp_path / "model")
+    (tmp_path / "texts").write_text("w3 w1\nw4\nw9 w8 w7\n")
+    options = (
+        "--model",
+        str(tmp_path / "model"),
+        "--mode",
+        "both",
+        "--table",
+        str(table),
+        "--show-sanitized",
+    )
+    done = veil("classify", "--texts", str(tmp_path / "texts"), *options, "--batch-size", "2")
+    assert done.returncode == 0, done.stderr
+    shown = sanitized(done.stderr)
+    assert [len(text.split()) for text in shown] == [2, 1, 3]
+    text, model = Text(tmp_path / "model"), load(tmp_path / "model" / INTEGER_FILE)
+    for sent, line in zip(shown, done.stdout.splitlines(), strict=True):
+        logits = encoder.labels(model, text.sequence(sent)[0])
+        assert json.loads(line)["label"] == ("NO", "YES")[int(logits.argmax())]
+    vectors = tmp_path / "vectors.npy"
+    made = veil(
+        "embed", "w1 w2", "w3", "--model", str(tmp_path / "model"), "--mode", "plain", "--out", str(vectors)
+    )
+    assert made.returncode == 0, made.stderr
+    streams = encoder.Encoder(model).streams([text.sequence(each)[0] for each in ("w1 w2", "w3")])
+    expected = np.array([encoder.sentence(stream).numpy() for stream in streams]) / 2**24
+    assert np.array_equal(np.load(vectors), expected)
+
+
 @pytest.mark.requirement("WIR-P5")
 @pytest.mark.parametrize(
     ("arguments", "named"),
@@ -79,8 +181,38 @@ def test_an_enclave_answers_requests_and_refuses_a_broken_one_by_name(imported: 
         (["generate", " ", "--model", "MODEL"], "prompt"),
         (["generate", PROMPT, "--model", "MODEL", "--new-tokens", "99"], "context"),
         (["generate", PROMPT, "--model", "MODEL", "--new-tokens", "0"], "--new-tokens"),
-        (["generate", PROMPT, "--model", "MODEL", "--mode", "split"], "--mode split"),
-        (["generate", PROMPT, "--model", "MODEL", "--mode", "both"], "--mode both"),
+        (["generate", PROMPT, "--model", "MODEL", "--mode", "split"], "--mode split needs --table"),
+        (["generate", PROMPT, "--model", "MODEL", "--mode", "both"], "--mode both needs --table"),
+        (
+            ["generate", PROMPT, "--model", "MODEL", "--mode", "split", "--table", "nowhere"],
+            "--table nowhere",
+        ),
+        (["generate", PROMPT, "--model", "MODEL", "--mode", "split", "--profile", "lwe"], "--profile lwe"),
+        (
+            ["generate", PROMPT, "--model", "MODEL", "--mode", "split", "--minter", "dealer"],
+            "--minter dealer",
+        ),
+        (["generate", PROMPT, "--model", "MODEL", "--mode", "split", "--plaintext", "new"], "--plaintext"),
+        (["generate", PROMPT, "--model", "MODEL", "--table", "nowhere"], "--table"),
+        (["generate", PROMPT, "--model", "MODEL", "--show-sanitized"], "--show-sanitized"),
+        (["generate", PROMPT, "--model", "MODEL", "--temperature", "99"], "--temperature"),
+        (["generate", PROMPT, "--model", "MODEL", "--temperature", "hot"], "--temperature"),
+        (["generate", PROMPT, "--model", "MODEL", "--temperature", "1", "--top-p", "2"], "--top-p"),
+        (["generate", PROMPT, "--model", "MODEL", "--temperature", "1", "--top-k", "0"], "--top-k"),
+        (["generate", PROMPT, "--model", "MODEL", "--temperature", "1", "--seed", "xyz"], "--seed"),
+        (
+            ["generate", PROMPT, "--model", "MODEL", "--seed", "7"],
+            "--seed means nothing without --temperature",
+        ),
+        (["generate", PROMPT, "--model", "MODEL", "--samples", "2"], "--samples"),
+        (["generate", PROMPT, "--model", "MODEL", "--stop", ""], "--stop"),
+        (["generate", PROMPT, "--model", "MODEL", "--prompts", "nowhere"], "nowhere"),
+        (["generate", PROMPT, "--model", "MODEL", "--precision", "w8a16"], "w8a16"),
+        (["generate", PROMPT, "--model", "MODEL", "--system", "Be brief."], "chat template"),
+        (["generate", "--model", "MODEL"], "PROMPT"),
+        (["classify", "--model", "MODEL"], "TEXT"),
+        (["classify", "w1", "--model", "MODEL", "--mode", "plain"], "decoder"),
+        (["embed", "w1", "--model", "MODEL", "--out", "MODEL"], "--out"),
         (["generate", PROMPT, "--model", "MODEL", "--profile", "lwe"], "use profile pad"),
         (["generate", PROMPT, "--model", "MODEL", "--profile", "rank"], "--m-over-d"),
         (["generate", PROMPT, "--model", "MODEL", "--profile", "rank", "--m-over-d", "3/2"], "--m-over-d"),
@@ -125,17 +257,17 @@ def test_bad_input_gives_one_line_that_names_it_and_status_2(
 
 @pytest.mark.requirement("WIR-P5")
 def test_a_wrong_type_in_a_checkpoint_is_one_line(tmp_path: Path) -> None:
-    tensors = {name: tensor.double() for name, tensor in checkpoint_tensors().items()}
+    tensors = {name: tensor.int() for name, tensor in checkpoint_tensors().items()}
     source = write_checkpoint(tmp_path / "source", tensors)
     done = veil("import", str(source), "--out", str(tmp_path / "made"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert "float64" in done.stderr
+    assert "type I32" in done.stderr
     assert not (tmp_path / "made").exists()
 
 
 @pytest.mark.requirement("WIR-P5")
 @pytest.mark.parametrize(
-    ("module", "extra"), [("typer", "run"), ("torch", "run"), ("transformers", "run"), ("grpc", "run")]
+    ("module", "extra"), [("typer", "run"), ("torch", "run"), ("tokenizers", "run"), ("grpc", "run")]
 )
 def test_without_the_extras_the_missing_one_is_named(imported: Path, module: str, extra: str) -> None:
     hide = f"import sys; sys.modules['{module}'] = None; from veil.main import main; sys.exit(main())"

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
@@ -12,13 +13,19 @@ import typer
 from rich.console import Console
 
 import veil_spec
+from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from veil import service
     from veil_optimized.dealer import Contact
     from veil_optimized.identity import Credentials
 
+INTEGER_FILE = "integer.safetensors"
+AT_ONCE = constants.SEQUENCE_LIMIT
+"""Sequences that run together by default: as many as a worker keeps in mode split."""
 TOY_TABLE = Path(veil_spec.__file__).parent / "toy_table.json"
 
 STANDARD_INPUT = Path("-")
@@ -42,6 +49,9 @@ class Mode(StrEnum):
     BOTH = "both"
 
 
+MASKED = (Mode.MASKED, Mode.BOTH)
+
+
 class Profile(StrEnum):
     """How masks are drawn."""
 
@@ -55,6 +65,13 @@ class MinterKind(StrEnum):
 
     LOCAL = "local"
     DEALER = "dealer"
+
+
+class Precision(StrEnum):
+    """Bits of weights and activations."""
+
+    W16A16 = "w16a16"
+    W8A16 = "w8a16"
 
 
 class NoiseKind(StrEnum):
@@ -85,7 +102,15 @@ class Adjacency(StrEnum):
     DOCUMENT = "document"
 
 
-ModelOption = Annotated[Path, typer.Option("--model", help="directory that `veil import` made")]
+MODEL_HELP = (
+    "directory that `veil import` made, or a checkpoint: a directory, a .gguf file, a name on the hub"
+)
+ModelOption = Annotated[str, typer.Option("--model", metavar="DIR_OR_NAME", help=MODEL_HELP)]
+FolderOption = Annotated[Path, typer.Option("--model", help="directory that `veil import` made")]
+PrecisionOption = Annotated[
+    Precision | None,
+    typer.Option(help="bits of weights and activations; w16a16 unless the model was imported otherwise"),
+]
 WorkerOption = Annotated[str | None, typer.Option("--worker", help="HOST:PORT of a running worker")]
 RatioOption = Annotated[
     str | None, typer.Option("--m-over-d", help="rank ratio of profile rank, such as 1/2")
@@ -111,22 +136,51 @@ IdentityOption = Annotated[
     Path | None, typer.Option(help="key and certificate of this end; for `veil enclave`, - is standard input")
 ]
 PeerOption = Annotated[Path | None, typer.Option(help="certificate of the other end")]
+ModeOption = Annotated[
+    Mode,
+    typer.Option(
+        help="split: sanitize, and let the worker infer; both: sanitize and mask; plain: no protection"
+    ),
+]
+TableOption = Annotated[
+    Path | None, typer.Option(help="sanitizer table of words or of the model's tokens, for split and both")
+]
+LevelOption = Annotated[str | None, typer.Option("--epsilon", help="level of the table; default its first")]
+ShowOption = Annotated[
+    bool, typer.Option("--show-sanitized", help="print what the sanitizer made of the text to standard error")
+]
+TextsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="TEXT...", help="a text; - reads one a line from standard input")
+]
+TextsOption = Annotated[
+    Path | None, typer.Option("--texts", help="file with one text a line; - for standard input")
+]
+BatchOption = Annotated[
+    int, typer.Option(min=1, max=1024, help="texts that run together; what comes out does not depend on it")
+]
 
 
 @app.command("import")
 def import_(
     source: Annotated[
-        Path, typer.Argument(help="Llama checkpoint: a Hugging Face directory or a .gguf file")
+        str,
+        typer.Argument(
+            help="a Llama, Mistral, Qwen2, Qwen3 or BERT: a directory, a .gguf file or a hub name"
+        ),
     ],
     out: Annotated[Path, typer.Option(help="new directory for the integer model")],
+    precision: Annotated[
+        Precision, typer.Option(help="w8a16 keeps weights in 8 bits: half the memory, further from float")
+    ] = Precision.W16A16,
 ) -> None:
     """Quantise a checkpoint once into the integer file that everything else reads."""
     from veil.importer import import_model
     from veil_optimized import integrity
     from veil_optimized.model import load
+    from veil_spec import architecture
 
     with progress.status("reading the checkpoint") as status:
-        written = import_model(source, out, status.update)
+        written = import_model(source, out, status.update, architecture.Precision(precision))
         status.update("hashing the weights")
         commitment = integrity.commitment(load(written).groups).hex()
     print(f"wrote {written}")
@@ -135,12 +189,46 @@ def import_(
 
 @app.command()
 def generate(
-    prompt: Annotated[str, typer.Argument(help="what to say to the model; - reads standard input")],
     model: ModelOption,
-    mode: Annotated[Mode, typer.Option(help="plain is unprotected, for comparison")] = Mode.MASKED,
+    prompt: Annotated[
+        str | None, typer.Argument(help="what to say to the model; - reads standard input")
+    ] = None,
+    prompt_file: Annotated[
+        list[Path] | None, typer.Option(help="file with one prompt; give it again for further ones")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help='file of prompts, one a line, or JSON lines with "prompt" or "messages"; - reads them'
+        ),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="system turn in front of each prompt")] = None,
+    mode: ModeOption = Mode.MASKED,
+    table: TableOption = None,
+    epsilon: LevelOption = None,
+    show_sanitized: ShowOption = False,
     profile: ProfileOption = Profile.PAD,
     m_over_d: RatioOption = None,
+    precision: PrecisionOption = None,
     new_tokens: Annotated[int, typer.Option(min=1, help="most tokens to generate")] = 64,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="text ends before this string; give it again for others")
+    ] = None,
+    temperature: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="from 1/64 to 64; 0, the default, is greedy")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="draw from the so many likeliest tokens")] = None,
+    top_p: Annotated[
+        str | None, typer.Option(metavar="NUMBER", help="draw from the likeliest tokens with this share")
+    ] = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(
+            help="of sampling alone: 64 hexadecimal digits or a whole number; default from the system"
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="texts of each prompt")] = 1,
+    batch_size: BatchOption = AT_ONCE,
     worker: WorkerOption = None,
     transcript: TranscriptOption = None,
     raw: Annotated[bool, typer.Option("--raw", help="do not use the chat template")] = False,
@@ -151,31 +239,105 @@ def generate(
     plaintext: PlaintextOption = None,
     commitment: CommitmentOption = None,
 ) -> None:
-    """Generate text; without --worker, start an enclave and a worker process on this machine."""
-    from veil import service
+    """Generate text; without --worker, start an enclave and a worker process on this machine.
+
+    One prompt is answered as text; several, or several samples, as one JSON line each, in their order.
+    """
+    from veil import generating, requests
 
     if identity == STANDARD_INPUT:
         raise Refused(Refusal.MODE_UNAVAILABLE, "--identity - is for `veil enclave`: give a file")
     _check_minter(minter, mode, profile, dealer, identity, peer)
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "samples": samples}
+    drawing = requests.drawing({name: value for name, value in given.items() if value is not None}, _option)
+    if stop and not all(stop):
+        raise Refused(Refusal.PROMPT_MALFORMED, "--stop is empty: give the string that ends the text")
+    listed = generating.prompts(prompt, prompt_file or [], prompts)
+    single = prompts is None and len(listed) == 1 and samples == 1
+    request = requests.Request(
+        listed[0] if single else "",
+        new_tokens,
+        raw,
+        None if single else listed,
+        system,
+        tuple(stop or ()),
+        drawing,
+        at_once=batch_size,
+    )
     settings = _settings(model, mode, profile, m_over_d, transcript, worker, plaintext, commitment)
-    request = service.Request(sys.stdin.read() if prompt == "-" else prompt, new_tokens, raw)
-    with (
-        _worker_address(settings, worker) as address,
-        _dealer_contact(settings, minter, dealer, identity, peer) as contact,
-        service.start_enclave(settings, address, contact) as enclave,
-    ):
-        for piece in enclave.ask(request):
-            print(piece, end="", flush=True)
-    print()
+    settings = _located(_sanitizing(settings, table, epsilon, show_sanitized), precision)
+    with _enclave(settings, worker, minter, dealer, identity, peer) as enclave:
+        generating.print_answers(enclave, request, generating.Told(mode, show_sanitized))
+
+
+@app.command()
+def classify(
+    model: ModelOption,
+    texts: TextsArgument = None,
+    file: TextsOption = None,
+    mode: ModeOption = Mode.MASKED,
+    table: TableOption = None,
+    epsilon: LevelOption = None,
+    show_sanitized: ShowOption = False,
+    precision: PrecisionOption = None,
+    batch_size: BatchOption = AT_ONCE,
+    worker: WorkerOption = None,
+    transcript: TranscriptOption = None,
+    commitment: CommitmentOption = None,
+) -> None:
+    """Print one JSON line for each text: its label, and a score for each label of the model."""
+    from veil import generating
+
+    listed = generating.texts(texts or [], file)
+    settings = _settings(model, mode, Profile.PAD, None, transcript, worker, None, commitment)
+    settings = _located(_sanitizing(settings, table, epsilon, show_sanitized), precision)
+    with _enclave(settings, worker) as enclave:
+        generating.print_labels(enclave, listed, batch_size, generating.Told(mode, show_sanitized))
+
+
+@app.command()
+def embed(
+    model: ModelOption,
+    texts: TextsArgument = None,
+    file: TextsOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="new .npy file, float64 [texts, width], in the place of JSON lines")
+    ] = None,
+    mode: ModeOption = Mode.MASKED,
+    table: TableOption = None,
+    epsilon: LevelOption = None,
+    show_sanitized: ShowOption = False,
+    precision: PrecisionOption = None,
+    batch_size: BatchOption = AT_ONCE,
+    worker: WorkerOption = None,
+    transcript: TranscriptOption = None,
+    commitment: CommitmentOption = None,
+) -> None:
+    """Print one JSON line for each text: its sentence embedding, the mean over its tokens."""
+    from veil import generating
+
+    if out is not None:
+        generating.check_new("--out", out)
+    listed = generating.texts(texts or [], file)
+    settings = _settings(model, mode, Profile.PAD, None, transcript, worker, None, commitment)
+    settings = _located(_sanitizing(settings, table, epsilon, show_sanitized), precision)
+    with _enclave(settings, worker) as enclave:
+        generating.print_embeddings(enclave, listed, batch_size, out, generating.Told(mode, show_sanitized))
 
 
 @app.command()
 def enclave(
     model: ModelOption,
-    mode: Annotated[Mode, typer.Option(help="plain is unprotected, for comparison")] = Mode.MASKED,
+    mode: ModeOption = Mode.MASKED,
+    table: TableOption = None,
+    epsilon: LevelOption = None,
     profile: ProfileOption = Profile.PAD,
     m_over_d: RatioOption = None,
-    worker: WorkerOption = None,
+    precision: PrecisionOption = None,
+    worker: Annotated[
+        str | None,
+        typer.Option("--worker", help="HOST:PORT of a running worker; - reads it from standard input"),
+    ] = None,
     transcript: TranscriptOption = None,
     minter: MinterOption = MinterKind.LOCAL,
     dealer: DealerOption = None,
@@ -184,43 +346,45 @@ def enclave(
     plaintext: PlaintextOption = None,
     commitment: CommitmentOption = None,
 ) -> None:
-    """Serve prompts as JSON lines on standard input and output, with every product computed by a worker."""
-    from veil import service
-
+    """Answer requests, JSON lines on standard input and output; in all modes but plain a worker computes."""
     _check_minter(minter, mode, profile, dealer, identity, peer)
     settings = _settings(model, mode, profile, m_over_d, transcript, worker, plaintext, commitment)
-    if settings.mode == "masked" and worker is None:
+    settings = _sanitizing(settings, table, epsilon)
+    if mode is not Mode.PLAIN and worker is None:
         raise Refused(
             Refusal.WORKER_LOST, "--worker is missing: give the HOST:PORT that `veil worker` prints"
         )
+    settings = _located(settings, precision)
+    from veil import answering
+
     contact = _contact(minter, dealer, identity, peer)
-    service.serve(settings, worker, sys.stdin, sys.stdout, contact)
+    address = sys.stdin.readline().strip() if worker == "-" else worker
+    answering.serve(settings, address, sys.stdin, sys.stdout, contact)
 
 
 @app.command()
 def worker(
     model: ModelOption,
+    precision: PrecisionOption = None,
     address: Annotated[str, typer.Option(help="HOST:PORT to listen on")] = "127.0.0.1:0",
     device: Annotated[str, typer.Option(help="torch device that holds the weights")] = "cpu",
     parent: Annotated[bool, typer.Option("--parent", help="end when standard input ends")] = False,
 ) -> None:
-    """Multiply field elements for enclaves; sees nothing else."""
-    from veil.importer import INTEGER_FILE
+    """Multiply field elements for enclaves, and infer for those in mode split; sees nothing else."""
     from veil_optimized import worker as process
 
     _check_device(device)
-    process.serve(model / INTEGER_FILE, address, process.announce, device, parent)
+    process.serve(_folder(model, precision) / INTEGER_FILE, address, process.announce, device, parent)
 
 
 @app.command()
 def dealer(
-    model: ModelOption,
+    model: FolderOption,
     identity: Annotated[Path, typer.Option(help="key and certificate of this dealer: keep it secret")],
     peer: Annotated[Path, typer.Option(help="certificate of the one enclave that it talks to")],
     address: Annotated[str, typer.Option(help="HOST:PORT to listen on")] = "127.0.0.1:0",
 ) -> None:
     """Deal masks with their corrections to one enclave; whoever reads this process can read its prompts."""
-    from veil.importer import INTEGER_FILE
     from veil_optimized import dealer as process
 
     process.serve(model / INTEGER_FILE, address, _credentials(identity, peer))
@@ -384,7 +548,7 @@ def sanitize(
 @app.command()
 def attack(
     transcript: Annotated[Path, typer.Argument(help="file that --transcript wrote")],
-    model: ModelOption,
+    model: FolderOption,
     plaintext: Annotated[
         Path | None,
         typer.Option(help="file that --plaintext wrote in the same run: the truth to compare with"),
@@ -436,45 +600,115 @@ def audit_sanitizer(
         raise typer.Exit(1)
 
 
+def _option(name: str) -> str:
+    """Return what the command line calls a field of a request."""
+    return "--" + name.replace("_", "-")
+
+
+def _unavailable(detail: str) -> Refused:
+    return Refused(Refusal.MODE_UNAVAILABLE, detail)
+
+
 def _settings(
-    model: Path,
+    model: str,
     mode: Mode,
     profile: Profile,
     m_over_d: str | None,
     transcript: Path | None,
     worker: str | None,
-    plaintext: Path | None = None,
-    commitment: str | None = None,
+    plaintext: Path | None,
+    commitment: str | None,
 ) -> "service.Settings":
-    if mode in (Mode.SPLIT, Mode.BOTH):
-        raise Refused(Refusal.MODE_UNAVAILABLE, f"--mode {mode} is not in this edition: use masked or plain")
-    chosen = {f"--profile {profile}": profile is not Profile.PAD}
-    files = {"--transcript": transcript, "--plaintext": plaintext}
-    masked_only = {**chosen, **files, "--worker": worker, "--m-over-d": m_over_d}
-    for option, given in masked_only.items():
-        if mode is Mode.PLAIN and given:
-            raise Refused(Refusal.MODE_UNAVAILABLE, f"{option} means nothing with --mode plain: leave it out")
-    for option, path in files.items():
-        if path is not None and path.exists():
-            raise Refused(Refusal.MODE_UNAVAILABLE, f"{option} {path} exists already: name a new file")
-        if path is not None and not path.parent.is_dir():
-            raise Refused(Refusal.MODE_UNAVAILABLE, f"{option} {path}: there is no folder {path.parent}")
-    if transcript is not None and plaintext is not None and transcript.resolve() == plaintext.resolve():
-        raise Refused(Refusal.MODE_UNAVAILABLE, "--plaintext and --transcript name one file: name two")
-    from veil import service
+    """Return the settings of an enclave process.
 
-    settings = service.Settings(
-        model,
-        str(mode),
-        str(profile),
-        _ratio(m_over_d),
-        transcript,
-        plaintext=plaintext,
-        commitment=commitment,
-    )
+    Refuses: MODE_UNAVAILABLE for options that mean nothing together, RANK_OUT_OF_RANGE.
+    """
+    from veil import generating, service
+
+    chosen = {f"--profile {profile}": profile is not Profile.PAD, "--m-over-d": m_over_d}
+    meaningless: dict[str, object] = {} if mode in MASKED else {**chosen, "--plaintext": plaintext}
+    if mode is Mode.PLAIN:
+        meaningless |= {"--transcript": transcript, "--worker": worker}
+    for option, given in meaningless.items():
+        if given:
+            raise _unavailable(f"{option} means nothing with --mode {mode}: leave it out")
+    ratio = _ratio(m_over_d)
+    if (profile is Profile.RANK) != (ratio is not None):
+        remedy = "--profile rank needs --m-over-d, and no other profile takes it"
+        raise Refused(Refusal.RANK_OUT_OF_RANGE, remedy)
+    for option, path in {"--transcript": transcript, "--plaintext": plaintext}.items():
+        if path is not None:
+            generating.check_new(option, path)
+    if transcript is not None and plaintext is not None and transcript.resolve() == plaintext.resolve():
+        raise _unavailable("--plaintext and --transcript name one file: name two")
+    about = (Path(model), str(mode), str(profile), ratio, transcript)
+    return service.Settings(*about, plaintext=plaintext, commitment=commitment)
+
+
+def _sanitizing(
+    settings: "service.Settings", table: Path | None, epsilon: str | None, show: bool = False
+) -> "service.Settings":
+    """Return settings with a sanitizer's table. Refuses: MODE_UNAVAILABLE, TABLE_MALFORMED."""
+    sanitized = settings.mode in (Mode.SPLIT, Mode.BOTH)
+    given = {"--table": table, "--epsilon": epsilon, "--show-sanitized": show}
+    for option, value in given.items() if not sanitized else ():
+        if value:
+            raise _unavailable(f"{option} means nothing with --mode {settings.mode}: leave it out")
+    if sanitized and table is None:
+        remedy = f"--mode {settings.mode} needs --table: make one with `veil table`"
+        raise Refused(Refusal.TABLE_MALFORMED, remedy)
+    if table is not None and not table.is_file():
+        raise Refused(Refusal.TABLE_MALFORMED, f"--table {table} is no file: make one with `veil table`")
+    return replace(settings, table=table, epsilon=epsilon)
+
+
+def _folder(model: str, precision: Precision | None) -> Path:
+    """Return the directory of a model's integer file, which is made and kept where there is none.
+
+    Refuses: MODEL_MALFORMED, MODEL_UNSUPPORTED, WEIGHT_NOT_FINITE.
+    """
+    folder = Path(model).expanduser()
+    if precision is None and (folder / INTEGER_FILE).is_file():
+        return folder
+    from veil.loading import resolve
+    from veil_spec import architecture
+
+    chosen = None if precision is None else architecture.Precision(precision)
+    try:
+        with progress.status(f"reading {model}") as status:
+            return resolve(model, chosen, status.update)
+    except Refused as refused:
+        raise Refused(refused.reason, f"--model {model}: {refused.detail}") from refused
+
+
+def _located(settings: "service.Settings", precision: Precision | None) -> "service.Settings":
+    """Return settings with the directory of the integer file, and say so if nothing is private."""
+    settings = replace(settings, model=_folder(str(settings.model), precision))
     if not settings.private:
         print("veil: not_private: no guarantee covers this run", file=sys.stderr)
     return settings
+
+
+@contextmanager
+def _enclave(
+    settings: "service.Settings",
+    worker: str | None,
+    minter: MinterKind = MinterKind.LOCAL,
+    dealer: str | None = None,
+    identity: Path | None = None,
+    peer: Path | None = None,
+) -> Iterator["service.Running"]:
+    """Yield an enclave process, with the worker and dealer processes that it needs on this machine."""
+    from veil import service
+    from veil.main import check_installed
+
+    check_installed()
+    with (
+        _worker_address(settings, worker) as address,
+        _dealer_contact(settings, minter, dealer, identity, peer) as contact,
+        service.start_enclave(settings, address, contact) as enclave,
+    ):
+        yield enclave
 
 
 def _check_minter(
@@ -493,7 +727,7 @@ def _check_minter(
         problem = "--dealer is empty: give the HOST:PORT that `veil dealer` prints"
     elif minter is MinterKind.LOCAL and named:
         problem = f"{named} means nothing with --minter local: leave it out"
-    elif minter is MinterKind.DEALER and mode is not Mode.MASKED:
+    elif minter is MinterKind.DEALER and mode not in MASKED:
         problem = f"--minter dealer means nothing with --mode {mode}: leave it out"
     elif minter is MinterKind.DEALER and profile is not Profile.PAD:
         problem = f"--minter dealer means nothing with --profile {profile}: use --profile pad"
@@ -565,13 +799,14 @@ def _ratio(text: str | None) -> Fraction | None:
 
 
 @contextmanager
-def _worker_address(settings: "service.Settings", given: str | None) -> Iterator[str | None]:
+def _worker_address(settings: "service.Settings", given: str | None) -> Iterator["str | Future[str] | None"]:
+    """Yield a worker's address: the given one, or that of a process that is starting."""
     if given is not None or settings.mode == "plain":
         yield given
         return
-    from veil_optimized.worker import start_worker
+    from veil import service
 
-    with progress.status("starting a worker"), start_worker(settings.integer_file) as address:
+    with service.starting_worker(settings.integer_file) as address:
         yield address
 
 

@@ -2,8 +2,20 @@
 
 import os
 import sys
+from importlib.util import find_spec
 
-RUN = ("typer", "rich", "torch", "grpc", "numpy", "safetensors", "cryptography", "transformers", "tokenizers")
+RUN = (
+    "typer",
+    "rich",
+    "torch",
+    "grpc",
+    "numpy",
+    "safetensors",
+    "cryptography",
+    "jinja2",
+    "transformers",
+    "tokenizers",
+)
 """Modules of the extra that every command needs."""
 
 
@@ -22,9 +34,16 @@ def main() -> int:
         return 2
 
 
+def check_installed() -> None:
+    """Let a missing module of the extra be named here, before processes that need it are started."""
+    for name in RUN:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"{name} is missing", name=name)
+
+
 def _extra(missing: str) -> str:
     package = missing.partition(".")[0]
-    if package in ("jinja2", "matplotlib", "scipy", "pytest", "hypothesis", "jsonschema"):
+    if package in ("matplotlib", "scipy", "pytest", "hypothesis", "jsonschema"):
         return "audit"
     return "run" if package in RUN else "run,import"
 
