@@ -52,11 +52,12 @@ $(VENV)/fuzz: $(INSTALLED)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[fuzz]'
 	touch $@
 
-soak: $(VENV)/fuzz ## the long counts: a million inputs to all that a peer reaches, 700 kills, every order of three events
+soak: $(VENV)/fuzz ## the long counts: a million inputs to all that a peer reaches, 700 kills, every order of three events, 250 random checkpoints
 	cd conformance_tests && PYTHONPATH=. $(CURDIR)/$(BIN)/python -m fuzz.soak
 	VEIL_LEDGER_KILLS=200 $(BIN)/python -m pytest -q conformance_tests/test_ledger.py -k random_moments
 	VEIL_KILLS=500 $(BIN)/python -m pytest -q conformance_tests/test_kills.py -k random_moments
 	VEIL_FRESHNESS_EVENTS=3 $(BIN)/python -m pytest -q proofs/prove_freshness.py
+	VEIL_FAMILY_CONFIGS=50 $(BIN)/python -m pytest -q conformance_tests/test_families.py -k random_checkpoint
 
 bench: $(INSTALLED) ## ratios of time against a baseline in the same run
 	$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py test_*.py' -o python_functions='bench_* test_*'

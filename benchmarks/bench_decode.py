@@ -8,8 +8,9 @@ from benchmarks.conftest import Measure
 from benchmarks.models import FloatDecoder, Small
 from benchmarks.ratios import ROUNDS, Work
 
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave
-from veil_optimized.model import Decoder, greedy
+from veil_optimized.sampling import greedy
 from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport
 from veil_optimized.worker import Worker, place

@@ -20,7 +20,7 @@ WEIGHTS: Final = torch.randint(
     constants.WEIGHT_LIMIT + 1,
     (OUTPUTS, INNER),
     generator=torch.Generator().manual_seed(2),
-).to(torch.float64)
+).to(torch.int16)
 ROWS: Final = pytest.mark.parametrize("rows", [1, 128])
 
 

@@ -10,7 +10,8 @@ from benchmarks.conftest import Measure
 from benchmarks.models import Small
 from benchmarks.ratios import Work
 
-from veil_optimized.model import Decoder, greedy
+from veil_optimized.decoder import Decoder
+from veil_optimized.sampling import greedy
 from veil_optimized.sanitizer import Recipe, Sanitizer, build
 from veil_optimized.tape import SeededTape
 from veil_spec import constants

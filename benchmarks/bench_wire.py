@@ -9,9 +9,10 @@ from benchmarks.conftest import Measure
 from benchmarks.models import SHAPE, Small
 from benchmarks.ratios import Work
 
+from veil_optimized.launching import start_worker
 from veil_optimized.session import Channel
 from veil_optimized.transport import GrpcTransport, LocalTransport, Transport
-from veil_optimized.worker import Worker, place, start_worker
+from veil_optimized.worker import Worker, place
 from veil_spec import constants
 
 GROUP: Final = 1

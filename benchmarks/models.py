@@ -8,11 +8,12 @@ from typing import Final
 import torch
 from torch.nn import functional
 
-from veil.importer import integer_tensors, write_integer_file
+from veil.families import FAMILIES
+from veil.importer import Source, write_integers
 from veil_optimized.model import Model, load
-from veil_spec.types import ModelShape
+from veil_spec.architecture import DecoderShape, Precision, Rotation
 
-SHAPE: Final = ModelShape(
+SHAPE: Final = DecoderShape(
     vocabulary=4096,
     width=576,
     inner=1536,
@@ -21,7 +22,7 @@ SHAPE: Final = ModelShape(
     kv_heads=3,
     head_width=64,
     context=512,
-    rope_theta=Fraction(100_000),
+    rotation=Rotation(Fraction(100_000)),
     norm_epsilon=Fraction(1, 100_000),
     tied=True,
 )
@@ -49,7 +50,8 @@ def small(folder: Path) -> Small:
         return floats[name]
 
     path = folder / "integer.safetensors"
-    write_integer_file(path, "seeded", SHAPE, integer_tensors(SHAPE, read, lambda line: None))
+    source = Source(SHAPE, FAMILIES["llama"].parts(SHAPE), read)
+    write_integers(path, "seeded", source, Precision.W16A16)
     return Small(path, load(path), floats)
 
 
@@ -124,7 +126,7 @@ def _normed(rows: torch.Tensor) -> torch.Tensor:
 def _angles(position: int, count: int) -> torch.Tensor:
     pairs = torch.arange(0, SHAPE.head_width, 2) / SHAPE.head_width
     places = torch.arange(position, position + count).unsqueeze(-1)
-    return places * float(SHAPE.rope_theta) ** -pairs
+    return places * torch.tensor(float(SHAPE.rotation.theta)) ** -pairs
 
 
 def _rotated(heads: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:

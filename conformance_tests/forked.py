@@ -92,14 +92,14 @@ def parent() -> Iterator[Parent]:
 
 def _record(order: Order) -> None:
     """Change this process so that its enclave is on record."""
-    from veil import service
+    from veil import engines
     from veil_optimized import enclave, plaintext
     from veil_optimized.model import Model
     from veil_optimized.profiles import Masking
     from veil_optimized.remo import Minter
     from veil_optimized.session import Channel
 
-    vars(service)["epoch"] = functools.partial(enclave.epoch, deadline_s=order.deadline_s)
+    vars(engines)["epoch"] = functools.partial(enclave.epoch, deadline_s=order.deadline_s)
     opened = enclave.Enclave.__init__
     writer = plaintext.Writer(Path(order.plaintext))
 
@@ -116,7 +116,7 @@ def _record(order: Order) -> None:
     enclave.Enclave.__init__ = start  # type: ignore[method-assign]
     if order.seed:
         masking = Masking(seed=bytes.fromhex(order.seed))
-        service.Settings.masking = property(lambda self: masking)  # type: ignore[method-assign, assignment]
+        engines.VeilConfig.masking = property(lambda self: masking)  # type: ignore[method-assign, assignment]
 
 
 def _run(order: Order) -> int:
@@ -171,9 +171,8 @@ def _waited(pid: int, seconds: float, ended: dict[int, int]) -> int | None:
 def main() -> None:
     """Obey orders until there are no more, then end the children that are left."""
     import tokenizers  # noqa: F401
-    import transformers  # noqa: F401
 
-    from veil import commands, service  # noqa: F401
+    from veil import answering, commands  # noqa: F401
     from veil_optimized import dealer, worker  # noqa: F401
 
     started: set[int] = set()

@@ -15,8 +15,8 @@ from veil.importer import INTEGER_FILE, import_model
 from veil.text import Text
 from veil_conformance.attacks.registry import ATTACKS
 from veil_optimized import integrity, plaintext
+from veil_optimized.launching import start_worker
 from veil_optimized.model import load
-from veil_optimized.worker import start_worker
 
 PROMPT = "the quick brown fox jumps over the lazy dog, twice"
 LOOK_UP = "annihilator-look-up"

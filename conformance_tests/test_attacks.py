@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from veil_conformance import tiny_model
 from veil_conformance.attacks import base, nearest, null_space, view
 from veil_conformance.attacks.null_space import Vocabulary
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave
-from veil_optimized.model import Decoder, Model, load
+from veil_optimized.model import Model, load
 from veil_optimized.profiles import Masking
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape, field_elements

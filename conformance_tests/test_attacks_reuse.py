@@ -15,7 +15,8 @@ from veil_conformance import tiny_model
 from veil_conformance.attacks import modular, reuse, view
 from veil_conformance.attacks.modular import Elements
 from veil_optimized import lwe, plaintext, transcript, wire
-from veil_optimized.model import Decoder, Group, Model, load, plain_products
+from veil_optimized.decoder import Decoder
+from veil_optimized.model import Group, Model, load, plain_products
 from veil_optimized.tape import SeededTape
 from veil_optimized.transcript import Direction, Header
 from veil_spec import __version__, constants

@@ -201,7 +201,7 @@ def test_pairs_are_found_by_their_difference_alone(table: Scene) -> None:
 def test_branches_compute_what_a_decoder_computes(deep: Scene) -> None:
     public, _, tokens = deep
     assert public.model is not None
-    branches = sequential.Branches(public.model, TAPS, PROMPT)
+    branches = sequential.Branches(public.model, TAPS)
     for token in tokens[:3]:
         branches.accept(token)
     tried = branches.tried([7, 11, 7])

@@ -17,8 +17,8 @@ from veil_conformance.audit.claims import attacks
 from veil_conformance.audit.matrix import Bench, Cell, Matrix, Subject, Trial, remembered
 from veil_conformance.audit.statistics import paired
 from veil_optimized import wire
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave
-from veil_optimized.model import Decoder
 from veil_optimized.profiles import Masking
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape

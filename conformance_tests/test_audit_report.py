@@ -48,16 +48,17 @@ from veil_conformance.audit.report import Claim, Json
 from veil_conformance.audit.run import audit
 from veil_conformance.audit.trials import Plan
 from veil_optimized import transcript
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave, epoch
 from veil_optimized.generate import generate
-from veil_optimized.model import Decoder, Model, load
+from veil_optimized.model import Model, load
 from veil_optimized.profiles import Masking
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
 from veil_optimized.transcript import Direction, Header, Writer
 from veil_optimized.transport import LocalTransport, RecordingTransport
 from veil_optimized.worker import Worker, place
-from veil_reference import model as reference_model
+from veil_reference import decoder as reference_decoder
 from veil_spec import __version__
 from veil_spec.refusals import Refusal
 
@@ -252,7 +253,7 @@ def test_the_audit_holds_on_a_small_model(folder: Path, content: dict[str, Json]
 
 def test_the_audit_fails_on_what_it_measures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong word, a wrong reference word, flips, no check, and an attack that finds nothing."""
-    step, compare = reference_model.Decoder.step, faithful.compare
+    step, compare = reference_decoder.Decoder.step, faithful.compare
     stepwise = decoding.plain_stepwise
     guess = annihilator.Guess(0, False)
 
@@ -263,7 +264,7 @@ def test_the_audit_fails_on_what_it_measures(folder: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(decoding, "plain_stepwise", wrong_word)
     monkeypatch.setattr(decoding, "epoch", lambda model, address: epoch(model, address, Masking(check=False)))
-    monkeypatch.setattr(reference_model.Decoder, "step", lambda self, token: [0, *step(self, token)[1:]])
+    monkeypatch.setattr(reference_decoder.Decoder, "step", lambda self, token: [0, *step(self, token)[1:]])
     monkeypatch.setattr(reusing, "epoch", partial(epoch, masking=Masking(seed=bytes(32))))
     monkeypatch.setattr(faithful, "compare", lambda pairs: compare([(a, -b) for a, b in pairs]))
     monkeypatch.setattr(annihilator, "guesses", lambda seen, words, basis: [guess] * len(seen.masked))

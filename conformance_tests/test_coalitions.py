@@ -17,8 +17,9 @@ from veil_conformance.attacks import modular
 from veil_conformance.attacks.modular import Elements
 from veil_optimized import remo, wire
 from veil_optimized.dealer import Dealer, DealerMinter, Leases
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave
-from veil_optimized.model import Decoder, Model, load
+from veil_optimized.model import Model, load
 from veil_optimized.profiles import Masking
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
@@ -50,7 +51,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def words(model: Model) -> Elements:
     """Return the row that each token makes of group 0, as integers [vocabulary, width]."""
     stream = Decoder(model).embed(list(range(SHAPE.vocabulary)))
-    return model.norm("layers.0.attention_norm", stream).values.numpy().astype(np.int64)
+    return model.rms_norm("layers.0.attention_norm", stream).values.numpy().astype(np.int64)
 
 
 @dataclass

@@ -21,16 +21,18 @@ from veil.importer import INTEGER_FILE
 from veil_optimized import dealer as subject
 from veil_optimized import identity, wire
 from veil_optimized.dealer import Contact, Dealer, DealerMinter, DealerTransport, Leases, start_dealer
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave
 from veil_optimized.generate import generate
 from veil_optimized.identity import Credentials
-from veil_optimized.model import Decoder, Model, load
+from veil_optimized.launching import LOOPBACK, start_worker
+from veil_optimized.model import Model, load
 from veil_optimized.remo import pad
 from veil_optimized.serving import Server
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
 from veil_optimized.transport import GrpcTransport, LocalTransport
-from veil_optimized.worker import LOOPBACK, Worker, place, start_worker
+from veil_optimized.worker import Worker, place
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Frame, FrameKind

@@ -10,15 +10,17 @@ import torch
 
 from veil.importer import INTEGER_FILE
 from veil_optimized import transcript, wire
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave, epoch
 from veil_optimized.generate import generate
-from veil_optimized.model import Decoder, Model, load
+from veil_optimized.launching import start_worker
+from veil_optimized.model import Model, load
 from veil_optimized.profiles import Masking
 from veil_optimized.remo import LocalMinter, Ratchet
 from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport
-from veil_optimized.worker import Worker, place, start_worker
-from veil_reference.model import logits as reference_logits
+from veil_optimized.worker import Worker, place
+from veil_reference.decoder import logits as reference_logits
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import FrameKind
 

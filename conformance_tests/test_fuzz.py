@@ -16,7 +16,16 @@ from fuzz import corpus
 from fuzz.planted import PLANTED
 from fuzz.targets import TARGETS
 
-EXAMPLES = {"decode": 60, "elements": 40, "join": 30, "transcripts": 40, "worker": 20, "enclave": 20}
+EXAMPLES = {
+    "decode": 60,
+    "elements": 40,
+    "join": 30,
+    "transcripts": 40,
+    "worker": 20,
+    "enclave": 20,
+    "inferring": 10,
+    "answers": 20,
+}
 """Drawn inputs of each target."""
 HELD_LIMIT = 2**20
 """Bytes that handling one short input may take at most: none may claim what it only announces."""

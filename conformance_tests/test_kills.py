@@ -20,8 +20,9 @@ from veil.importer import INTEGER_FILE, import_model
 from veil.text import Text
 from veil_conformance.attacks import reuse
 from veil_optimized import identity, plaintext, transcript
+from veil_optimized.decoder import Decoder
 from veil_optimized.generate import generate
-from veil_optimized.model import Decoder, Group, Model, load, plain_products
+from veil_optimized.model import Group, Model, load, plain_products
 from veil_spec import constants
 
 KILLS: Final = int(os.environ.get("VEIL_KILLS", "12"))

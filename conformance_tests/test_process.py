@@ -20,7 +20,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from veil_optimized import transcript, wire, worker
+from veil_optimized import launching, transcript, wire, worker
 from veil_optimized.serving import Answer, Server
 from veil_optimized.session import Channel
 from veil_optimized.transport import (
@@ -54,10 +54,10 @@ class RandomModel:
 
 
 def random_weights(outputs: int, inner: int, seed: int) -> torch.Tensor:
-    """Return integers of 16 bits, float64 [outputs, inner]."""
+    """Return integers, int16 [outputs, inner]."""
     generator = torch.Generator().manual_seed(seed)
     limit = constants.WEIGHT_LIMIT
-    return torch.randint(-limit, limit + 1, (outputs, inner), generator=generator).to(torch.float64)
+    return torch.randint(-limit, limit + 1, (outputs, inner), generator=generator).to(torch.int16)
 
 
 def random_model() -> RandomModel:
@@ -465,7 +465,7 @@ def test_a_worker_answers_nonsense_with_the_one_refusal_and_then_nothing(nonsens
 
 @pytest.mark.requirement("WIR-P4")
 def test_a_worker_refuses_a_message_whose_answer_would_be_too_large() -> None:
-    wide = {0: Placed(torch.ones(1000, 1, dtype=torch.float64), MODULI[2])}
+    wide = {0: Placed(torch.ones(1000, 1, dtype=torch.int16), MODULI[2])}
     rows = constants.REPLY_LIMIT // 6000 + 1
     first = Frame(FrameKind.MULTIPLY, EPOCH, 0, 0, 0, 1, rows, 1, 6, bytes(6))
     peer = Worker(wide, DIGEST)
@@ -562,7 +562,7 @@ DEADLINE_S = 0.5
 @contextmanager
 def served(answer: Answer) -> Iterator[str]:
     """Yield the address of a gRPC server in this process."""
-    server = Server(answer, worker.LOOPBACK)
+    server = Server(answer, launching.LOOPBACK)
     try:
         yield server.address
     finally:
@@ -576,7 +576,7 @@ def served_without_limits(answer: Answer) -> Iterator[str]:
     handler = grpc.stream_stream_rpc_method_handler(lambda requests, context: answer(requests))
     server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.max_send_message_length", -1)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
-    port = server.add_insecure_port(worker.LOOPBACK)
+    port = server.add_insecure_port(launching.LOOPBACK)
     server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -835,7 +835,7 @@ def test_a_transcript_holds_the_streams_of_an_epoch_one_after_the_other(tmp_path
 @contextmanager
 def impatient(answer: Answer, idle_s: float) -> Iterator[str]:
     """Yield the address of a server that ends silent streams soon."""
-    server = Server(answer, worker.LOOPBACK, idle_s=idle_s)
+    server = Server(answer, launching.LOOPBACK, idle_s=idle_s)
     try:
         yield server.address
     finally:
@@ -910,7 +910,7 @@ def test_a_promise_of_many_rows_takes_no_memory_before_they_are_sent() -> None:
 
 @pytest.mark.requirement("WIR-P10")
 def test_a_server_that_stops_ends_streams_between_exchanges_at_once() -> None:
-    server = Server(honest, worker.LOOPBACK)
+    server = Server(honest, launching.LOOPBACK)
     with connected(server.address, 20.0) as channel:
         channel.hello(DIGEST)
         channel.multiply(2, 0, random_elements(1, 11, MODULI[2]), MODULI[2], 7)
@@ -921,7 +921,7 @@ def test_a_server_that_stops_ends_streams_between_exchanges_at_once() -> None:
 
 @pytest.mark.requirement("WIR-P10")
 def test_an_exchange_that_does_not_end_is_ended_after_the_grace() -> None:
-    server = Server(honest, worker.LOOPBACK)
+    server = Server(honest, launching.LOOPBACK)
     stream = GrpcTransport(server.address, 20.0)
     for data in (HELLO, wire.encode(ONE_ROW)):
         stream.send(data)
@@ -938,11 +938,11 @@ def test_an_exchange_that_does_not_end_is_ended_after_the_grace() -> None:
 
 SCRIPT = """
 import sys, types, torch
-from veil_optimized import worker
+from veil_optimized import launching, worker
 from veil_spec.constants import PRIMES
 groups = [worker.Placed(*pair) for pair in zip(torch.load(sys.argv[1]), PRIMES)]
 model = types.SimpleNamespace(groups=groups, digest=bytes(range(32)))
-address = sys.argv[2] if sys.argv[2:] else worker.LOOPBACK
+address = sys.argv[2] if sys.argv[2:] else launching.LOOPBACK
 worker.serve_until_told(model, address, worker.announce, "cpu", True)
 """
 
@@ -956,16 +956,16 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
 
 
 @pytest.fixture
-def process(command: Sequence[str]) -> Iterator[worker.Running]:
+def process(command: Sequence[str]) -> Iterator[launching.Running]:
     """Yield a worker process that holds the random groups."""
-    running = worker.launch(command)
+    running = launching.launch(command)
     yield running
     running.stop()
 
 
 @pytest.mark.requirement("WIR-P7")
 def test_a_worker_process_multiplies_in_every_field_and_ends_cleanly_when_told(
-    process: worker.Running,
+    process: launching.Running,
 ) -> None:
     model = random_model()
     with connected(process.address, 30.0) as channel:
@@ -980,7 +980,7 @@ def test_a_worker_process_multiplies_in_every_field_and_ends_cleanly_when_told(
 
 
 @pytest.mark.requirement("WIR-P2")
-def test_a_killed_worker_process_is_a_lost_worker(process: worker.Running) -> None:
+def test_a_killed_worker_process_is_a_lost_worker(process: launching.Running) -> None:
     elements = random_elements(1, 11, MODULI[2])
     with connected(process.address, 3.0) as channel:
         channel.hello(DIGEST)
@@ -992,7 +992,7 @@ def test_a_killed_worker_process_is_a_lost_worker(process: worker.Running) -> No
 
 @pytest.mark.requirement("WIR-P8")
 def test_a_killed_worker_process_that_comes_back_is_asked_again(
-    process: worker.Running, command: Sequence[str], tmp_path: Path
+    process: launching.Running, command: Sequence[str], tmp_path: Path
 ) -> None:
     elements, path = random_elements(3, 11, MODULI[2]), tmp_path / "transcript"
     transport = RecordingTransport(GrpcTransport(process.address, 30.0), path, header())
@@ -1001,7 +1001,7 @@ def test_a_killed_worker_process_that_comes_back_is_asked_again(
         first = channel.multiply(2, 0, elements, MODULI[2], 7)
         process.process.kill()
         process.process.wait()
-        following = worker.launch([*command, process.address])
+        following = launching.launch([*command, process.address])
         try:
             assert torch.equal(channel.multiply(2, 0, elements, MODULI[2], 7), first)
         finally:
@@ -1014,7 +1014,7 @@ def test_a_killed_worker_process_that_comes_back_is_asked_again(
 
 @pytest.mark.requirement("WIR-P10")
 def test_a_worker_process_that_is_told_to_end_answers_what_was_begun_and_takes_no_new_stream(
-    process: worker.Running,
+    process: launching.Running,
 ) -> None:
     stream = GrpcTransport(process.address, 30.0)
     for data in (HELLO, wire.encode(ONE_ROW)):
@@ -1033,7 +1033,7 @@ def test_a_worker_process_that_is_told_to_end_answers_what_was_begun_and_takes_n
     stream.close()
 
 
-def test_a_worker_process_ends_with_its_parent(process: worker.Running) -> None:
+def test_a_worker_process_ends_with_its_parent(process: launching.Running) -> None:
     process.stop()
     assert process.process.returncode == 0
 
@@ -1042,7 +1042,10 @@ def test_a_worker_process_without_a_model_says_why_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    with pytest.raises(Refused, match="MODEL_MALFORMED") as caught, worker.start_worker(tmp_path / "missing"):
+    with (
+        pytest.raises(Refused, match="MODEL_MALFORMED") as caught,
+        launching.start_worker(tmp_path / "missing"),
+    ):
         pass
     assert caught.value.reason is Refusal.WORKER_LOST
     assert "\n" not in caught.value.detail

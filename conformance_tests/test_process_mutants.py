@@ -13,7 +13,31 @@ import pytest
 
 ROOTS = ("spec", "reference", "optimized", "app", "conformance_tests")
 MUTANTS = {
-    "MDL-P1": ("app/veil/importer.py", "        checkpoint.check_spent(shape.tied)\n", ""),
+    "MDL-P1": (
+        "app/veil/importer.py",
+        'raise unsupported(f"the tensor {left} does not belong to the family {family.model_type}")',
+        "pass",
+    ),
+    "MDL-P2": (
+        "app/veil/loading.py",
+        "set(noted) == found and all(digest(entry / name, progress) == noted[name] for name in noted)",
+        "set(noted) == found",
+    ),
+    "MDL-P3": (
+        "optimized/veil_optimized/decoder.py",
+        "last = torch.tensor(counts).cumsum(0) - 1",
+        "last = torch.tensor(counts) - 1",
+    ),
+    "MDL-P4": (
+        "optimized/veil_optimized/split.py",
+        'look_up("embedding", part)) for',
+        'look_up("embedding", [*part, 0])) for',
+    ),
+    "MDL-P5": (
+        "optimized/veil_optimized/sequences.py",
+        "self._decoder.through([self._caches[number]], [words])",
+        "self._decoder.through([self._decoder.new_cache()], [words])",
+    ),
     "ACC-P1": (
         "optimized/veil_optimized/ledger.py",
         "        _write(self._file, slot, self._end)\n        self._sync()\n",
@@ -101,6 +125,16 @@ MUTANTS = {
         "optimized/veil_optimized/serving.py",
         "if stream.silent_s() > self._idle_s]",
         "if False]",
+    ),
+    "WIR-P12": (
+        "optimized/veil_optimized/worker.py",
+        "(FrameKind.ANSWER, message.epoch, message.group, message.step)",
+        "(FrameKind.ANSWER, message.epoch, message.group, 0)",
+    ),
+    "WIR-P13": (
+        "optimized/veil_optimized/sequences.py",
+        "if step and (number not in self._caches or self._caches[number].position != step):",
+        "if step and number not in self._caches:",
     ),
     "WIR-P10": ("optimized/veil_optimized/serving.py", "if stream.between:", "if True:"),
 }

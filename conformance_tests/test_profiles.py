@@ -16,16 +16,18 @@ import torch
 from veil.importer import INTEGER_FILE
 from veil_conformance.attacks import reuse, view
 from veil_optimized import field, integrity, lwe, plaintext, wire
+from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave, epoch
 from veil_optimized.generate import generate
-from veil_optimized.model import Decoder, load
+from veil_optimized.launching import LOOPBACK
+from veil_optimized.model import load
 from veil_optimized.profiles import Masking, Matrix, profile_of
 from veil_optimized.remo import Addresses, LocalMinter, Ratchet, choose_modulus, pad, ratchet
 from veil_optimized.serving import Server
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
 from veil_optimized.transport import LocalTransport
-from veil_optimized.worker import LOOPBACK, Worker, place
+from veil_optimized.worker import Worker, place
 from veil_spec.constants import LWE_MODULUS
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Domain
@@ -45,7 +47,7 @@ def _layers(*shapes: tuple[int, int]) -> Layers:
     draw = torch.Generator().manual_seed(5)
     made = []
     for number, shape in enumerate(shapes):
-        weights = torch.randint(-32639, 32640, shape, generator=draw).to(torch.float64)
+        weights = torch.randint(-32639, 32640, shape, generator=draw).to(torch.int16)
         weights[0] = 32639
         made.append(Matrix(number, weights, choose_modulus(weights)))
     return Layers(made)

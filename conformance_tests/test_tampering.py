@@ -76,7 +76,7 @@ Tamper = Callable[[Reply, Draw], torch.Tensor]
 def layer(modulus: int, draw: Draw, size: tuple[int, int] = SIZE) -> Layer:
     """Return a layer of weights of 16 bits, or of 8 over q."""
     limit = 128 if modulus == constants.LWE_MODULUS else constants.WEIGHT_LIMIT
-    weights = torch.from_numpy(draw.integers(1 - limit, limit, size)).to(torch.float64)
+    weights = torch.from_numpy(draw.integers(1 - limit, limit, size)).to(torch.int16)
     nearly = weights.clone()
     nearly[int(draw.integers(size[0])), int(draw.integers(size[1]))] += 1
     return Layer(weights, nearly, modulus)

@@ -31,7 +31,11 @@ def honest(name: str) -> Sequence[bytes]:
         return [packed(index, excess) for index in range(len(targets.MODULI)) for excess in (-1, 0)]
     if name == "transcripts":
         return [b"\0" + recorded(ratio) for ratio in (None, Fraction(9, 10))]
-    return [b"", *ACTIONS, *(b"\0" + action for action in ACTIONS[::2])]
+    scripts = [b"", *ACTIONS, *(b"\0" + action for action in ACTIONS[::2])]
+    if name == "inferring":
+        second = [b"\0\0" + action for action in ACTIONS]
+        return [first + script for first in (b"\0", b"\1") for script in (b"", *second)]
+    return scripts
 
 
 def frames() -> Sequence[Frame]:
@@ -43,7 +47,11 @@ def frames() -> Sequence[Frame]:
     ]
     rows = [targets.group_frames(FrameKind.MULTIPLY, n, 2, targets.MODULI[n]) for n in range(3)]
     wide = replace(rows[0], kind=FrameKind.PRODUCT, element_bytes=8, payload=bytes(2 * len(rows[0].payload)))
-    return [*notices, *steps, *rows, wide]
+    split = [
+        targets.word_frames(FrameKind.EMBEDDED, 0, 3, targets.small_words(0, 3, 2)),
+        targets.word_frames(FrameKind.ANSWER, 0, 3, targets.ANSWERED),
+    ]
+    return [*notices, *steps, *rows, wide, *split]
 
 
 def packed(index: int, excess: int) -> bytes:

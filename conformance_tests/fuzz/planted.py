@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Final
 from unittest import mock
 
-from veil_optimized import session, transcript, wire, worker
+from veil_optimized import sequences, session, transcript, wire, worker
 from veil_optimized.transport import StreamLost
 from veil_spec.refusals import Refused
 from veil_spec.types import Frame, FrameKind
@@ -81,6 +81,23 @@ def ask_again_after_a_refusal() -> AbstractContextManager[object]:
     return mock.patch.object(session.Channel, "_receive", receive)
 
 
+def accept_a_step_ahead() -> AbstractContextManager[object]:
+    """Forget to compare a step with the rows that a sequence has."""
+    right = sequences.Decoding.begin
+
+    def begin(self: sequences.Decoding, number: int, step: int, rows: int, columns: int) -> None:
+        kept = self._caches.get(number)
+        right(self, number, kept.position if step and kept else step, rows, columns)
+
+    return mock.patch.object(sequences.Decoding, "begin", begin)
+
+
+def accept_words_beyond_their_range() -> AbstractContextManager[object]:
+    """Forget that a word has fewer bits than an element."""
+    right = wire.unpack_words
+    return mock.patch.object(wire, "unpack_words", lambda data, count, limit: right(data, count, 2**62))
+
+
 PLANTED: Final[Mapping[str, tuple[str, Callable[[], AbstractContextManager[object]]]]] = {
     "rows beyond the total": ("decode", accept_rows_beyond_the_total),
     "an unused field": ("decode", accept_any_unused_field),
@@ -89,6 +106,8 @@ PLANTED: Final[Mapping[str, tuple[str, Callable[[], AbstractContextManager[objec
     "a record cut short": ("transcripts", accept_a_record_cut_short),
     "on after nonsense": ("worker", go_on_after_nonsense),
     "any model": ("enclave", accept_any_model),
+    "a step ahead": ("inferring", accept_a_step_ahead),
+    "words beyond their range": ("answers", accept_words_beyond_their_range),
     "again after a refusal": ("enclave", ask_again_after_a_refusal),
 }
 """Name to the target that finds the bug, and how to plant it."""

@@ -19,18 +19,21 @@ from typing import Final
 CORPUS: Final = Path(__file__).parent / "corpus"
 """The kept inputs. Nothing here imports the code under test: atheris has to see it imported."""
 SHARES: Final = {
-    "decode": 600,
+    "decode": 585,
     "transcripts": 200,
     "elements": 120,
     "join": 60,
     "worker": 15,
     "enclave": 5,
+    "inferring": 5,
+    "answers": 10,
 }
 """Of every 1000 inputs, how many a target gets: the cheap ones more."""
 UNDER_TEST: Final = (
     "veil_optimized.wire",
     "veil_optimized.transcript",
     "veil_optimized.worker",
+    "veil_optimized.sequences",
     "veil_optimized.session",
     "veil_reference.wire",
 )

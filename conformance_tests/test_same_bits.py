@@ -1,0 +1,56 @@
+"""One model, one set of words: alone or in a batch, plain or masked, on one thread or two, AVX2 or better."""
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+import torch
+
+import same_bits
+from veil_conformance import tiny_model
+from veil_optimized.model import Group, load, plain_products
+from veil_reference.decoder import logits
+from veil_spec.architecture import ModelShape, Precision
+
+MODELS: Final[tuple[tuple[ModelShape, Precision], ...]] = (
+    (tiny_model.SMALL, Precision.W8A16),
+    (tiny_model.SWITCHED, Precision.W16A16),
+    (tiny_model.ENCODER, Precision.W16A16),
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return the files of two small decoders and an encoder."""
+    folder = tmp_path_factory.mktemp("same_bits")
+    return [
+        tiny_model.write(folder / f"{number}.safetensors", shape, b"same", precision)
+        for number, (shape, precision) in enumerate(MODELS)
+    ]
+
+
+@pytest.mark.requirement("MDL-G1")
+def test_threads_instructions_batches_and_masks_change_no_bit(files: list[Path]) -> None:
+    found = same_bits.in_environments(files)
+    assert same_bits.differences(found) == []
+    assert [len(each) for each in found.values()] == [len(files)] * len(same_bits.ENVIRONMENTS)
+
+
+@pytest.mark.requirement("MDL-G1")
+def test_the_reference_agrees_with_what_was_digested(files: list[Path]) -> None:
+    model = load(files[0])
+    prompt = same_bits.sequences(model.shape.vocabulary, model.shape.context)[0]
+    fed, rows = list(prompt), []
+    for _ in range(same_bits.NEW_TOKENS):
+        rows.append(torch.tensor(logits(files[0], fed)[-1]))
+        fed.append(int(rows[-1].argmax()))
+    assert same_bits.digest(torch.stack(rows)) == same_bits.ways(files[0])["alone"][0]
+
+
+def test_one_wrong_product_in_a_batch_is_noticed(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(group: Group, rows: torch.Tensor) -> torch.Tensor:
+        return plain_products(group, rows) + (len(rows) > len(same_bits.LENGTHS)) * 2**32
+
+    right = {"right": {str(files[0]): same_bits.ways(files[0])}}
+    monkeypatch.setattr(same_bits, "plain_products", wrong)
+    assert same_bits.differences(right | {"wrong": {str(files[0]): same_bits.ways(files[0])}})
