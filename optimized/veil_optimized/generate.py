@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import torch
 
@@ -12,6 +12,8 @@ from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Sampling
 
 Held = TypeVar("Held")
+PIECE: Final = 512
+"""Most rows of a step that takes in prompts: a longer prompt takes several, and memory stays bounded."""
 
 
 class Shape(Protocol):
@@ -110,6 +112,7 @@ def batch_steps(
         _Live(index, engine.new_cache(), prompt, choose)
         for index, (prompt, choose) in enumerate(zip(prompts, chosen, strict=True))
     ]
+    _take_in(engine, live)
     for number in range(new_tokens):
         if not live:
             return
@@ -119,6 +122,26 @@ def batch_steps(
         live = [each for each in live if not ends(each.index, made[each.index].token)]
         for each in live:
             each.pending = [made[each.index].token]
+
+
+def _take_in(engine: Engine[Held], live: Sequence[_Live[Held]]) -> None:
+    """Take in prompts until each has at most a piece left."""
+    size = _piece(len(live))
+    while longer := [each for each in live if len(each.pending) > size]:
+        engine.advance([each.cache for each in longer], [each.pending[:size] for each in longer])
+        for each in longer:
+            each.pending = each.pending[size:]
+
+
+def _piece(sequences: int) -> int:
+    """Return how many tokens of each of so many prompts one step takes in."""
+    return max(1, PIECE // max(1, sequences))
+
+
+def steps_of(prompts: Sequence[Sequence[int]]) -> int:
+    """Return the number of steps that take in a batch of prompts."""
+    size = _piece(len(prompts))
+    return max(-(-len(prompt) // size) for prompt in prompts)
 
 
 def check_room(context: int, tokens: int) -> None:
