@@ -11,12 +11,13 @@ import tiny_checkpoint
 from veil import attacking, service
 from veil.attacking import Case, Row, slug
 from veil.commands import run
-from veil.importer import INTEGER_FILE, import_model
+from veil.importer import import_model
 from veil.text import Text
 from veil_conformance.attacks.registry import ATTACKS
 from veil_optimized import integrity, plaintext
 from veil_optimized.launching import start_worker
 from veil_optimized.model import load
+from veil_spec.architecture import INTEGER_FILE
 
 PROMPT = "the quick brown fox jumps over the lazy dog, twice"
 LOOK_UP = "annihilator-look-up"

@@ -11,10 +11,11 @@ import pytest
 from conftest import checkpoint_tensors, write_checkpoint
 from test_generation import write_bert
 from veil.commands import run
-from veil.importer import INTEGER_FILE, import_model
+from veil.importer import import_model
 from veil.text import Text
 from veil_optimized import decoder, encoder, generate, transcript, wire
 from veil_optimized.model import load
+from veil_spec.architecture import INTEGER_FILE
 from veil_spec.types import FrameKind
 
 PROMPT = "w3 w1 w4"

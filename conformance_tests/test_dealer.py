@@ -17,7 +17,6 @@ import torch
 
 from test_process import refusal_of
 from veil import commands
-from veil.importer import INTEGER_FILE
 from veil_optimized import dealer as subject
 from veil_optimized import identity, wire
 from veil_optimized.dealer import Contact, Dealer, DealerMinter, DealerTransport, Leases, start_dealer
@@ -34,6 +33,7 @@ from veil_optimized.tape import SeededTape
 from veil_optimized.transport import GrpcTransport, LocalTransport
 from veil_optimized.worker import Worker, place
 from veil_spec import constants
+from veil_spec.architecture import INTEGER_FILE
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Frame, FrameKind
 

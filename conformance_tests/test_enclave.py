@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from veil.importer import INTEGER_FILE
 from veil_optimized import transcript, wire
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave, epoch
@@ -21,6 +20,7 @@ from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport
 from veil_optimized.worker import Worker, place
 from veil_reference.decoder import logits as reference_logits
+from veil_spec.architecture import INTEGER_FILE
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import FrameKind
 

@@ -1,7 +1,8 @@
 """Text in and out of a model: characters, stop strings, chat templates, sampling, ragged batches, labels."""
 
 import json
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import AutoTokenizer, BertConfig, BertForSequenceClassificatio
 from veil import requests
 from veil.answering import Service
 from veil.engines import Opened, Turns, VeilConfig, open_engine
-from veil.importer import INTEGER_FILE, import_model
+from veil.importer import import_model
 from veil.requests import Drawing, Request, TextsRequest, drawing, read
 from veil.text import REPLACEMENT, Answer, StopStrings, Text, Turn
 from veil_optimized import generate, transcript, wire
@@ -29,8 +30,9 @@ from veil_optimized.model import Model, load, plain_products
 from veil_optimized.profiles import Masking
 from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport, RecordingTransport
-from veil_optimized.worker import Worker, place
+from veil_optimized.worker import Worker, inference, place
 from veil_spec import __version__
+from veil_spec.architecture import INTEGER_FILE
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import FrameKind, Sampling
 
@@ -176,10 +178,18 @@ def test_every_token_of_the_configuration_and_of_the_tokenizer_ends_a_text(text:
     assert text.stop == {*ids.values(), 5}
 
 
-def test_a_template_that_refuses_says_why_in_one_line(text: Text) -> None:
-    caught = refused(lambda: text.chat([Turn("user", "hi"), Turn("system", "late")]))
-    assert caught.reason is Refusal.PROMPT_MALFORMED
-    assert "a system turn comes first" in caught.detail
+def test_a_template_that_refuses_is_named_and_its_message_is_never_shown(
+    text: Text, chatty: Path, tmp_path: Path
+) -> None:
+    late = refused(lambda: text.chat([Turn("user", "hi"), Turn("system", "late")]))
+    (tmp_path / "tokenizer.json").write_bytes((chatty / "tokenizer.json").read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("{{ raise_exception(messages[0]['content']) }}")
+    private = [Turn("user", "secret words")]
+    repeated = refused(lambda: Text(tmp_path).chat(private))
+    assert late.reason is repeated.reason is Refusal.PROMPT_MALFORMED
+    assert "chat template refuses" in late.detail
+    assert late.detail == repeated.detail
+    assert "secret" not in "".join(traceback.format_exception(repeated))
 
 
 @pytest.mark.parametrize(
@@ -406,6 +416,24 @@ def test_a_prompt_of_several_steps_gets_the_same_words(
 
 
 @pytest.mark.requirement("MDL-P3")
+@pytest.mark.parametrize("failing", [0, 5, -1])
+def test_a_step_that_failed_can_be_taken_again(model: Model, failing: int) -> None:
+    broken = [model.groups[failing].number]
+
+    def products(group: Any, inputs: torch.Tensor) -> torch.Tensor:
+        if group.number in broken:
+            broken.remove(group.number)
+            raise KeyboardInterrupt
+        return plain_products(group, inputs)
+
+    running = Decoder(model, products)
+    with pytest.raises(KeyboardInterrupt):
+        running.step([3, 1, 4])
+    assert torch.equal(running.step([3, 1, 4]), Decoder(model).step([3, 1, 4]))
+    assert torch.equal(running.step([1]), Decoder(model).step([3, 1, 4, 1]))
+
+
+@pytest.mark.requirement("MDL-P3")
 def test_pads_are_minted_for_the_steps_after_a_long_prompt(
     imported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -535,3 +563,49 @@ def test_a_named_conversation_sends_its_turns_again_as_they_were(imported: Path,
     assert sent(turns[:1], "two") == ["a3"]
     assert sent(turns[:1], None) == ["a4"]
     assert sent(turns[:1], None) == ["a5"]
+    with pytest.raises(Refused, match="name the conversation"):
+        sent(turns, None)
+
+
+def test_an_answer_that_comes_back_without_its_white_space_redraws_nothing() -> None:
+    drawn = iter(range(10))
+    turns = Turns(lambda text: f"{text}{next(drawn)}")
+    assert turns.sent(["a"]) == ["a0"]
+    turns.answered(" yes ")
+    assert turns.sent(["a", "yes", "b"]) == ["a0", " yes ", "b1"]
+    assert turns.sent(["a", "no", "b"]) == ["a0", "no2", "b3"]
+
+
+def seen_of(
+    imported: Path, model: Model, path: Path, prompt: str, sanitize: Callable[[str], str]
+) -> list[bytes]:
+    """Return all frames that a worker sees of one request in mode split."""
+    header = transcript.Header(__version__, model.digest, "split", None, EPOCH, ())
+    weights = place(model, "cpu")
+    inner = LocalTransport(Worker(weights, model.digest, "cpu", inference(model, weights)).handle)
+    with Channel(RecordingTransport(inner, path, header), EPOCH) as channel:
+        channel.hello(model.digest)
+        opened = Opened(model, VeilConfig(mode="split", table="unused"), channel=channel)
+        opened.turns = lambda: Turns(sanitize)  # type: ignore[method-assign]
+        service = Service(opened, Text(imported))
+        service._statement = lambda: ""  # type: ignore[method-assign]
+        drawn = Drawing(Sampling(), bytes(range(32)), 1)
+        replies = list(service.replies(Request(prompt, 4, raw=True, drawing=drawn).line()))
+        assert replies[-1].get("done")
+    return [record.data for record in transcript.read(path).records]
+
+
+@pytest.mark.requirement("MDL-G3")
+def test_private_texts_of_one_sanitized_text_look_the_same_to_a_worker(
+    imported: Path, model: Model, tmp_path: Path
+) -> None:
+    def hide(text: str) -> str:
+        return text.replace("w4", "w3")
+
+    one, other = (
+        seen_of(imported, model, tmp_path / name, prompt, hide)
+        for name, prompt in (("one", "w3 w1 w3"), ("other", "w4 w1 w3"))
+    )
+    assert one == other
+    control = seen_of(imported, model, tmp_path / "control", "w4 w1 w3", str)
+    assert control != one

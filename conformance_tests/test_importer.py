@@ -18,10 +18,10 @@ from conftest import CONFIG, checkpoint_tensors, write_checkpoint
 from veil import importer
 from veil.checkpoint import open_checkpoint
 from veil.families import FAMILIES, family_of
-from veil.importer import INTEGER_FILE, import_model
+from veil.importer import import_model
 from veil_optimized import decoder, model
 from veil_reference import quantise
-from veil_spec.architecture import DecoderShape, Precision, Rotation
+from veil_spec.architecture import INTEGER_FILE, DecoderShape, Precision, Rotation
 from veil_spec.refusals import Refusal, Refused
 
 GROUPS = {
@@ -96,6 +96,15 @@ LLAMA3 = {
         {"rope_theta": 500000.0, "rope_scaling": {"type": "llama3", **LLAMA3}},
         {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, **LLAMA3}},
         {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500000, **LLAMA3}, "rope_theta": 1.5},
+        {
+            "rope_parameters": {"rope_type": "llama3", "rope_theta": 500000.0, **LLAMA3},
+            "rope_scaling": None,
+        },
+        {
+            "rope_parameters": {},
+            "rope_theta": 500000.0,
+            "rope_scaling": {"rope_type": "llama3", **LLAMA3},
+        },
     ],
 )
 def test_older_and_newer_configurations_state_the_same_rotation(stated: dict[str, object]) -> None:
@@ -148,6 +157,10 @@ UNSUPPORTED: list[tuple[dict[str, object], str]] = [
     ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
     ({"rope_scaling": {"rope_type": "linear", "factor": float("inf")}}, "factor must be a number"),
     ({"rope_scaling": 2.0}, "rope_scaling must be an object"),
+    (
+        {"rope_parameters": {"rope_theta": 1e4}, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        "rope_parameters and rope_scaling are both given",
+    ),
     ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding attention"),
     ({"hidden_size": "24"}, "hidden_size"),
     ({"num_attention_heads": 0}, "num_attention_heads"),
@@ -296,6 +309,50 @@ def test_shards_give_the_integers_of_a_single_file_and_a_missing_one_is_named(tm
     where["model.norm.weight"] = "../whole/model.safetensors"
     (parts / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     assert "no file of the directory" in refused(parts, tmp_path / "three").detail
+
+
+@pytest.mark.requirement("MDL-P1")
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ('{"weight_map": [1]}', "cannot be read as a model"),
+        ('{"weight_map": {"a": 1}}', "cannot be read as a model"),
+        ('{"weight_map": 1}', "cannot be read as a model"),
+        ("1", "cannot be read as a model"),
+        ("[" * 10**5, "cannot be read as a model"),
+        ('{"weight_map": {"a": ""}}', "no file of the directory"),
+        ('{"weight_map": {"a": "x\\ny"}}', "no file of the directory"),
+        ('{"weight_map": {"a": ".."}}', "lacks the shard"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_an_index_of_odd_content_is_refused_in_one_line(tmp_path: Path, content: str, named: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "model.safetensors.index.json").write_text(content)
+    found = refused(source, tmp_path / "target")
+    assert found.reason is Refusal.MODEL_MALFORMED
+    assert named in found.detail
+
+
+@pytest.mark.requirement("MDL-P1")
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_a_configuration_too_deep_to_read_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    source = write_checkpoint(tmp_path / "source", checkpoint_tensors())
+    (source / name).write_text("[" * 10**5)
+    assert refused(source, tmp_path / "target").reason is Refusal.MODEL_MALFORMED
+
+
+@pytest.mark.requirement("MDL-P1")
+@pytest.mark.parametrize("named", [("../../outside", "text"), ("inside", 1)], ids=str)
+def test_a_chat_template_that_cannot_be_saved_is_refused_and_leaves_nothing(
+    tmp_path: Path, named: tuple[str, object]
+) -> None:
+    source = write_checkpoint(tmp_path / "source", checkpoint_tensors())
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    template = {"name": named[0], "template": named[1]}
+    (source / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": [template]}))
+    assert "a tokenizer that cannot be saved" in refused(source, tmp_path / "target").detail
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

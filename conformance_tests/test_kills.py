@@ -16,7 +16,7 @@ import torch
 
 import tiny_checkpoint
 from forked import Order, Parent, Process, parent
-from veil.importer import INTEGER_FILE, import_model
+from veil.importer import import_model
 from veil.text import Text
 from veil_conformance.attacks import reuse
 from veil_optimized import identity, plaintext, transcript
@@ -24,6 +24,7 @@ from veil_optimized.decoder import Decoder
 from veil_optimized.generate import generate
 from veil_optimized.model import Group, Model, load, plain_products
 from veil_spec import constants
+from veil_spec.architecture import INTEGER_FILE
 
 KILLS: Final = int(os.environ.get("VEIL_KILLS", "12"))
 """How many processes are killed inside a generation; a soak takes 500."""

@@ -16,10 +16,9 @@ from safetensors.torch import load_file, save_file
 
 import family_models
 from conftest import checkpoint_tensors, write_checkpoint
-from veil import importer, loading
-from veil.importer import INTEGER_FILE
+from veil import checkpoint, importer, loading
 from veil.loading import SUMS, resolve
-from veil_spec.architecture import Precision
+from veil_spec.architecture import INTEGER_FILE, Precision
 from veil_spec.refusals import Refusal, Refused
 
 FORK = get_context("fork")
@@ -127,6 +126,82 @@ def test_a_file_that_was_added_to_the_cache_is_removed(cache: Path, source: Path
     folder = resolve(source)
     (folder / "chat_template.jinja").write_text("{{ 1 }}")
     assert not (resolve(source) / "chat_template.jinja").exists()
+
+
+def _name_templates(source: Path) -> None:
+    config = json.loads((source / "tokenizer_config.json").read_text())
+    templates = [{"name": name, "template": name} for name in ("default", "tool_use")]
+    (source / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": templates}))
+
+
+@pytest.mark.requirement("MDL-P2")
+def test_files_in_a_folder_of_an_entry_are_noted_and_checked_too(cache: Path, source: Path) -> None:
+    _name_templates(source)
+    folder = resolve(source)
+    template = folder / "additional_chat_templates" / "tool_use.jinja"
+    assert template.read_text() == "tool_use"
+    assert resolve(source, progress=_never_anew) == folder
+    template.write_text("other")
+    assert resolve(source) == folder
+    assert template.read_text() == "tool_use"
+    template.with_name("added.jinja").write_text("{{ 1 }}")
+    resolve(source)
+    assert not template.with_name("added.jinja").exists()
+
+
+def _never_anew(line: str) -> None:
+    assert "made anew" not in line
+
+
+@pytest.mark.requirement("MDL-P2")
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_what_is_noted_but_is_no_file_is_made_anew(cache: Path, source: Path, kind: str) -> None:
+    folder = resolve(source)
+    if kind == "folder":
+        (folder / "odd").mkdir()
+    elif kind == "link":
+        (folder / "odd").symlink_to(source)
+    else:
+        os.mkfifo(folder / "odd")
+    (folder / SUMS).write_text((folder / SUMS).read_text() + f"{'0' * 64}  odd\n")
+    assert resolve(source) == folder
+    assert not (folder / "odd").exists()
+    assert resolve(source, progress=_never_anew) == folder
+
+
+@pytest.mark.requirement("MDL-P2")
+def test_a_tokenizer_beside_a_gguf_file_is_part_of_what_was_read(
+    cache: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = source / "model.gguf"
+    model.write_bytes(b"GGUF")
+    monkeypatch.setattr(loading, "fill", lambda *arguments: None)
+    first = resolve(model)
+    assert resolve(model) == first
+    _change_tokenizer(source)
+    assert resolve(model) != first
+
+
+@pytest.mark.requirement("MDL-A2")
+def test_the_cache_is_the_users_alone(cache: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = os.umask(0)
+    try:
+        folder = resolve(source)
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (cache, folder)] == [0o700, 0o700]
+    for mode in (0o720, 0o702):
+        cache.chmod(mode)
+        assert "can be written by others: run `chmod 700" in refused(source).detail
+    cache.chmod(0o755)
+    assert resolve(source, progress=_never_anew) == folder
+    folder.chmod(0o770)
+    lines: list[str] = []
+    resolve(source, progress=lines.append)
+    assert sum("made anew" in line for line in lines) == 1
+    user = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: user + 1)
+    assert "belongs to somebody else" in refused(source).detail
 
 
 @pytest.mark.requirement("MDL-P2")
@@ -261,6 +336,27 @@ def test_a_missing_path_is_no_name_of_the_hub(tmp_path: Path) -> None:
     for name in ("./someone/other", str(tmp_path / "other"), "../x/y", "three/part/name"):
         assert "does not exist" in refused(name).detail
     assert refused("nothing").reason is Refusal.MODEL_MALFORMED
+
+
+@pytest.mark.requirement("MDL-P1")
+def test_a_path_is_never_a_name_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fetched(name: str, progress: object) -> Path:
+        asked.append(name)
+        return Path("fetched")
+
+    monkeypatch.setattr(checkpoint, "_fetched", fetched)
+    for path in (Path("./someone/other"), Path("someone/other")):
+        assert "someone/other does not exist" in refused(path).detail
+    assert asked == []
+    assert checkpoint.locate("someone/other") == (Path("fetched"), "other")
+    assert asked == ["someone/other"]
+
+
+@pytest.mark.requirement("MDL-P1")
+def test_a_name_that_the_hub_does_not_allow_is_refused_in_one_line() -> None:
+    assert "no name that the hub allows" in refused("someone/a..b").detail
 
 
 def test_large_files_report_how_far_their_hash_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

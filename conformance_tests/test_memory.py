@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from conftest import write_checkpoint
-from veil.importer import INTEGER_FILE, import_model
+from veil.importer import import_model
 from veil_optimized import field, integrity, lwe, remo
 from veil_spec import constants
+from veil_spec.architecture import INTEGER_FILE
 
 Rows = list[list[int]]
 MIB: Final = 2**20

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from veil.importer import INTEGER_FILE
 from veil_conformance.attacks import reuse, view
 from veil_optimized import field, integrity, lwe, plaintext, wire
 from veil_optimized.decoder import Decoder
@@ -28,6 +27,7 @@ from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
 from veil_optimized.transport import LocalTransport
 from veil_optimized.worker import Worker, place
+from veil_spec.architecture import INTEGER_FILE
 from veil_spec.constants import LWE_MODULUS
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Domain

@@ -1,13 +1,15 @@
 """The Python API: what transformers takes and returns, under every mode, and what is refused by name."""
 
+import contextlib
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +41,14 @@ from transformers import (
 )
 
 import veil
-from veil.engines import INTEGER_FILE, Opened, Turns, VeilConfig
+from veil.engines import Opened, Turns, VeilConfig
 from veil.modeling import folder_of
+from veil.quantization import source_of
 from veil.vectors import UNKNOWN
 from veil_optimized import transcript, wire
 from veil_optimized.launching import start_worker
 from veil_optimized.sanitizer import Recipe, Sanitizer, build
+from veil_spec.architecture import INTEGER_FILE
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import FrameKind
 
@@ -314,7 +318,8 @@ def test_the_checkpoints_own_settings_hold_and_a_penalty_in_them_is_not_ignored(
     settings = {"max_new_tokens": 3, "repetition_penalty": 1.2}
     (tmp_path / "generation_config.json").write_text(json.dumps(settings))
     with veil.from_pretrained(tmp_path, PLAIN) as model:
-        assert "repetition_penalty=1.2" in refusal(lambda: model.generate(IDS, MASK))
+        said = refusal(lambda: model.generate(IDS, MASK))
+        assert "repetition_penalty" in said and "1.2" not in said
         assert model.generate(IDS, MASK, repetition_penalty=1.0).shape[1] == 8
 
 
@@ -540,14 +545,11 @@ def test_a_conversation_in_split_sends_each_turn_once_sanitized_and_never_as_it_
         ids = tokenizer(PRIVATE, return_tensors="pt")["input_ids"]
         assert "words" in refusal(lambda: model.generate(ids))
         assert "words" in refusal(lambda: model(ids, logits_to_keep=1))
-        chat = model.tokenizer.apply_chat_template
-        assert "model.chat" in refusal(lambda: chat(first, add_generation_prompt=True))
-        made = pipeline("text-generation", model=model, tokenizer=model.tokenizer)(
-            PRIVATE, max_new_tokens=3, do_sample=False, return_full_text=False
-        )
+        run = pipeline("text-generation", model=model, tokenizer=model.tokenizer)
+        assert "words" in refusal(lambda: run(PRIVATE, max_new_tokens=3, do_sample=False))
+        made = model.generate_text(PRIVATE, max_new_tokens=3)
         text = tokenizer(said[2])["input_ids"]
-        expected = llama.generate_text(said[2], max_new_tokens=3)
-        assert made[0]["generated_text"] == expected[0]
+        assert made == llama.generate_text(said[2], max_new_tokens=3)
     found = sent_tokens(llama, tmp_path / "seen")
     assert [row[: len(prompt)] for row, prompt in zip(found, [*prompts, text], strict=True)] == [
         *prompts,
@@ -556,7 +558,7 @@ def test_a_conversation_in_split_sends_each_turn_once_sanitized_and_never_as_it_
     assert [len(row) - len(prompt) for row, prompt in zip(found, [*prompts, text], strict=True)] == [2, 2, 2]
 
 
-def test_a_table_of_tokens_sanitizes_ids_and_keeps_special_ones(
+def test_a_table_of_tokens_sanitizes_ids_and_keeps_what_it_states(
     checkpoint: Callable[[str], Path],
     tables: dict[str, Path],
     llama: Any,
@@ -597,9 +599,9 @@ def test_sanitized_classification_gives_the_label_of_the_sanitized_text(
         said = listen(model)
         labels = model.classify_text(texts)
         assert labels == plain.classify_text(said) and len(said) == 3
-        run = pipeline("text-classification", model=model, tokenizer=model.tokenizer)
         del said[:]
-        assert [each["label"] for each in run(texts)] == plain.classify_text(said)
+        if mode == "both":
+            assert torch.equal(model.embed(texts), plain.embed(said)) and len(said) == 3
         raw = plain.tokenizer(texts[0], return_tensors="pt")
         assert "words" in refusal(lambda: model(**raw))
 
@@ -613,11 +615,201 @@ def test_turns_are_known_by_their_place_and_not_by_their_text() -> None:
     assert turns.sent(["yes", "altered", "no"]) == ["yes0", "altered3", "no4"]
 
 
-def test_a_sequence_passes_the_gate_as_often_as_it_was_made(
-    checkpoint: Callable[[str], Path], tables: dict[str, Path], workers: Callable[[str], str]
+def spied(model: Any) -> list[list[int]]:
+    """Return a list that fills with every prompt that a decoder's engine takes in."""
+    seen: list[list[int]] = []
+    advance = model._engine.advance
+
+    def noted(caches: Any, rows: Any, **options: Any) -> torch.Tensor:
+        seen.extend(list(row) for row in rows)
+        logits: torch.Tensor = advance(caches, rows, **options)
+        return logits
+
+    model._engine.advance = noted
+    return seen
+
+
+def test_ids_are_drawn_anew_whatever_was_cut_before_and_special_ones_as_the_table_says(
+    checkpoint: Callable[[str], Path], workers: Callable[[str], str], tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint("llama"))
+    names = [tokenizer.convert_ids_to_tokens(number) for number in range(VOCABULARY)]
+    vectors = np.random.default_rng(5).standard_normal((VOCABULARY, 6)).astype(np.float32)
+    recipe = Recipe("tokens", "tokens", part_size=4, epsilons=("0.1",), verbatim=frozenset({1}))
+    Sanitizer(build(names, vectors, recipe)).save(tmp_path / "table")
+    config = VeilConfig("both", worker=workers("llama"), table=tmp_path / "table")
+    with veil.from_pretrained(checkpoint("llama"), config) as model:
+        seen = spied(model)
+        cut = model.tokenizer("a" * 80, return_tensors="pt")
+        model.generate(**cut, max_new_tokens=1)
+        special = torch.tensor([[1, 2] * 40])
+        model.generate(special, max_new_tokens=1)
+        run = pipeline("text-generation", model=model, tokenizer=model.tokenizer)
+        run("a" * 80, max_new_tokens=1, do_sample=False)
+        assert "attention_mask" in refusal(lambda: model.generate(special, torch.ones(1, 82)))
+        assert "attention_mask" in refusal(lambda: model(special, torch.ones(80), logits_to_keep=1))
+    text, marks, piped = seen
+    same = cut["input_ids"][0].tolist()
+    for row in (text, piped):
+        assert sum(given == sent for given, sent in zip(same, row, strict=True)) < 56
+    assert marks[::2] == [1] * 40 and marks[1::2].count(2) < 28
+
+
+def test_a_conversation_belongs_to_the_model_that_made_it(
+    checkpoint: Callable[[str], Path], tables: dict[str, Path], llama: Any, workers: Callable[[str], str]
 ) -> None:
     config = VeilConfig("both", worker=workers("llama"), table=tables["words"])
+    turn = [{"role": "user", "content": PRIVATE}]
     with veil.from_pretrained(checkpoint("llama"), config) as model:
-        batch = model.tokenizer([PRIVATE, "red"], padding=True, return_tensors="pt")
-        assert model.generate(**batch, max_new_tokens=1).shape[0] == 2
-        assert "words" in refusal(lambda: model.generate(**batch, max_new_tokens=1))
+        seen = spied(model)
+        for foreign in (llama.conversation(), Turns(str)):
+            assert "conversation" in refusal(partial(model.chat, turn, foreign))
+        assert seen == []
+        model.chat(turn, model.conversation(), max_new_tokens=1)
+    tokenizer = llama.tokenizer
+    given = tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=True)["input_ids"]
+    assert len(seen) == 1 and seen[0] != given
+
+
+@pytest.mark.parametrize("part", ["config", "generation_config", "tokenizer"])
+def test_code_of_a_model_is_never_run_and_unreadable_files_are_refused(
+    part: str,
+    checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(folder_of(checkpoint("llama"), None), folder)
+    ran = tmp_path / "ran"
+    (folder / "own.py").write_text(
+        f"open({str(ran)!r}, 'w')\nfrom transformers import LlamaConfig, PreTrainedTokenizerFast\n"
+        "class Own(LlamaConfig):\n    model_type = 'own'\nclass Cut(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    altered: dict[str, dict[str, Any]] = {
+        "config": {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}},
+        "tokenizer": {"tokenizer_class": "Cut", "auto_map": {"AutoTokenizer": ["own.Cut", "own.Cut"]}},
+    }
+    if part == "generation_config":
+        (folder / "generation_config.json").write_text("{")
+    else:
+        path = folder / ("config.json" if part == "config" else "tokenizer_config.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | altered[part]))
+    monkeypatch.setattr("builtins.input", lambda *given: "y")
+
+    def opened() -> None:
+        with veil.from_pretrained(folder, PLAIN) as model:
+            assert part == "tokenizer"
+            _ = model.tokenizer
+
+    assert refusal(opened).startswith(Refusal.MODEL_MALFORMED)
+    assert not ran.exists() and "y/N" not in capsys.readouterr().out
+
+
+def test_a_quantized_model_has_the_weights_that_transformers_would_load(
+    checkpoint: Callable[[str], Path], tmp_path: Path, llama: Any
+) -> None:
+    outer = tmp_path / "outer"
+    shutil.copytree(checkpoint("llama"), outer)
+    torch.manual_seed(4)
+    LlamaForCausalLM(KINDS["llama"][1]).save_pretrained(outer / "inner")
+    write_tokenizer(outer / "inner", "left")
+    load, config = AutoModelForCausalLM.from_pretrained, veil.VeilQuantizationConfig(mode="plain")
+    theirs = load(outer, subfolder="inner")
+    with contextlib.closing(load(outer, subfolder="inner", quantization_config=config)) as quantized:
+        logits = quantized(IDS[1:]).logits
+        assert (logits - theirs(IDS[1:]).logits).abs().max() < 0.01
+        assert (logits - llama(IDS[1:]).logits).abs().max() > 0.1
+    for name, value in {"num_hidden_layers": 1, "rms_norm_eps": 1e-5, "hidden_act": "gelu"}.items():
+        assert name in refusal(partial(load, outer, quantization_config=config, **{name: value}))
+    (outer / "model.half.safetensors").write_bytes((outer / "model.safetensors").read_bytes())
+    assert "variant" in refusal(lambda: load(outer, variant="half", quantization_config=config))
+    load(outer, use_cache=False, quantization_config=config).close()
+
+
+def test_a_name_of_the_hub_stands_for_its_default_revision_alone(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched, other = checkpoint("llama"), checkpoint("qwen2")
+    monkeypatch.setattr("veil.quantization.locate", lambda name: (fetched, "model"))
+    assert source_of("someone/model", [str(fetched / "model.safetensors")]) == "someone/model"
+    files = [str(other / "model.safetensors")]
+    assert "revision" in refusal(lambda: source_of("someone/model", files))
+    assert "state_dict" in refusal(lambda: source_of("someone/model", []))
+
+
+def test_without_a_seed_each_prompt_draws_from_a_tape_of_its_own(llama: Any) -> None:
+    options = {"do_sample": True, "max_new_tokens": 12, "top_k": 0, "eos_token_id": None}
+    drawn = llama.generate(IDS[1:].repeat(3, 1), num_return_sequences=2, **options)
+    assert len({tuple(row) for row in drawn.tolist()}) == 6
+    seeded = llama.generate(IDS[1:].repeat(3, 1), seed=3, **options)
+    assert len({tuple(row) for row in seeded.tolist()}) == 1
+
+
+def test_padding_is_on_the_side_that_positions_are_counted_from(
+    checkpoint: Callable[[str], Path], llama: Any
+) -> None:
+    wrong = [
+        torch.tensor([[1, 1, 1, 0, 0]]),
+        torch.tensor([[1, 0, 1, 1, 1]]),
+        torch.tensor([[0, 0, 1, 2, 2]]),
+    ]
+    for mask in [*wrong, [[1] * 5]]:
+        for call in (llama, llama.generate):
+            assert "attention_mask" in refusal(partial(call, IDS[1:], mask))
+    first = llama(IDS[1:, :3])
+    for mask in (torch.tensor([[1, 1, 0, 1, 1]]), torch.ones(1, 2)):
+        more = {"past_key_values": first.past_key_values}
+        assert "attention_mask" in refusal(partial(llama, IDS[1:, 3:], mask, **more))
+    with veil.from_pretrained(checkpoint("bert"), PLAIN) as model:
+        for mask in (MASK[:1], wrong[1], torch.ones(1, 6)):
+            assert "attention_mask" in refusal(partial(model, IDS[1:], mask))
+        assert torch.equal(model(IDS[1:], wrong[0]).logits, model(IDS[1:, :3]).logits)
+        types = torch.zeros(1, 4).long()
+        assert "token_type_ids" in refusal(lambda: model(IDS[1:], token_type_ids=types))
+
+
+def test_no_limit_is_none_as_in_transformers(llama: Any) -> None:
+    options = {"do_sample": True, "return_dict_in_generate": True, "output_scores": True, "seed": 1}
+    for given, kept in (({"top_k": None}, VOCABULARY), ({"top_k": 0}, VOCABULARY), ({}, 50)):
+        scores = llama.generate(IDS[1:], max_new_tokens=1, **options, **given).scores[0]
+        assert int(scores.isfinite().sum()) == kept
+
+
+SECRET = 70123
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("bad_words_ids", [[SECRET]]),
+        ("prompt", f"{SECRET}"),
+        ("max_new_tokens", -SECRET),
+        ("max_length", f"{SECRET}"),
+        ("temperature", "1/0"),
+        ("temperature", f"{SECRET}"),
+        ("top_p", torch.tensor([SECRET])),
+        ("top_k", torch.tensor([SECRET, SECRET])),
+        ("token_type_ids", torch.tensor([[SECRET, SECRET]])),
+        ("do_sample", torch.tensor([SECRET, SECRET])),
+        ("eos_token_id", f"{SECRET}"),
+        ("seed", SECRET + 0.5),
+        ("inputs", [[SECRET]]),
+        ("inputs", torch.tensor([[70.5]])),
+    ],
+)
+def test_a_refusal_names_an_argument_and_never_its_value(name: str, value: Any, llama: Any) -> None:
+    given = {"inputs": IDS[1:], "do_sample": True, name: value}
+    said = refusal(lambda: llama.generate(**given))
+    shown = {"inputs": "input_ids"}.get(name, name)
+    assert shown in said and str(SECRET) not in said and "70.5" not in said
+
+
+def test_forward_refuses_a_tensor_of_places_and_goes_on_outside_inference_mode(llama: Any) -> None:
+    places = torch.tensor([0, 2])
+    assert "logits_to_keep" in refusal(lambda: llama(IDS, MASK, logits_to_keep=places))
+    with torch.inference_mode():
+        first = llama(IDS[:, :3], MASK[:, :3])
+    rest = llama(IDS[:, 3:], MASK, past_key_values=first.past_key_values)
+    assert torch.equal(rest.logits, llama(IDS, MASK).logits[:, 3:])
+    assert "batch" in refusal(lambda: llama(IDS[:1], past_key_values=first.past_key_values))

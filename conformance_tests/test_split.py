@@ -19,7 +19,7 @@ from veil_conformance.strategies import encoder_shapes, precisions, samplings, s
 from veil_optimized import decoder, encoder, sequences, split, transcript, wire
 from veil_optimized.generate import Choose, Drawn, Engine, Step, batch_steps, generate, most_likely
 from veil_optimized.launching import start_worker
-from veil_optimized.model import Model, load
+from veil_optimized.model import Group, Model, load, plain_products
 from veil_optimized.session import Channel
 from veil_optimized.split import SplitDecoder, SplitEncoder
 from veil_optimized.tabulated import draw
@@ -731,3 +731,34 @@ def test_nothing_is_embedded_before_the_worker_has_named_the_model(model: Model)
     engine = SplitDecoder(model, fresh)
     assert refusal_of(lambda: engine.advance([engine.new_cache()], [[1]])) is Refusal.FRAME_UNEXPECTED
     assert len(sent) == 1
+
+
+@pytest.mark.requirement("WIR-P9")
+def test_a_long_message_is_computed_piece_by_piece(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.tensor(rows_of(8, value=2**20))
+    whole = decoder.Decoder(model)
+    expected = whole.through([whole.cache], [rows])
+    widest: list[int] = []
+
+    def products(group: Group, inputs: torch.Tensor) -> torch.Tensor:
+        widest.append(len(inputs))
+        return plain_products(group, inputs)
+
+    monkeypatch.setattr(sequences, "PIECE", 3)
+    kept = sequences.Decoding(decoder.Decoder(model, products), CACHE_LIMIT)
+    kept.begin(0, 0, 8, 7)
+    assert torch.equal(kept.answer(0, 0, rows), expected)
+    assert max(widest) == 3
+
+
+@pytest.mark.requirement("MDL-P5")
+def test_a_prompt_of_several_exchanges_gets_the_same_words(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = [1, 2, 3, 4, 5, 6]
+    expected = decoder.Decoder(model).step(tokens)
+    monkeypatch.setattr(split, "PIECE", 2)
+    with greeted(model) as channel:
+        engine = SplitDecoder(model, channel)
+        assert torch.equal(engine.advance([engine.new_cache()], [tokens]), expected)
+        assert channel.round_trips == 3

@@ -158,7 +158,7 @@ def test_many_tokens_at_once_give_the_logits_of_one_at_a_time(tmp_path: Path) ->
     Then: batches of the optimized code return the reference's words of one token at a time.
     Assuming: nothing.
     Proves: MDL-G1.
-    Pins: veil_optimized.decoder.Decoder.through 1e911e58.
+    Pins: veil_optimized.decoder.Decoder.through a630fafa.
     Pins: veil_optimized.fixed_point.attend 71ae4701.
     Pins: veil_optimized.fixed_point.softmax_average 49e9b5df.
     """

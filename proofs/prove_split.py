@@ -111,7 +111,7 @@ def test_split_is_given_tokens_alone_and_reaches_no_code_that_knows_private_text
     number and the position of a sequence, and these count calls and rows).
     Assuming: nothing.
     Proves: MDL-G3.
-    Pins: veil_optimized.split.SplitDecoder acbfd14d.
+    Pins: veil_optimized.split.SplitDecoder 79737451.
     Pins: veil_optimized.split.SplitEncoder 40875a3f.
     Pins: veil_optimized.session.Channel.infer 0163072a.
     Pins: veil_optimized.session.Channel.sequence 0df5a988.
@@ -275,7 +275,7 @@ def test_the_view_is_a_function_of_sanitized_tokens_sampling_words_and_answers()
     enclave has nothing else to compute a message from (argued).
     Assuming: ACC-A1 and NMX-A3, for the sanitizer's words to be drawn once.
     Proves: MDL-G3.
-    Pins: veil_optimized.generate.batch_steps 3537a2df.
+    Pins: veil_optimized.generate.batch_steps 64dae6be.
     """
     found = views()
     assert len(found) == (2 + 4) * 2 * 3**NEW + 2

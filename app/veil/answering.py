@@ -212,11 +212,19 @@ class Service:
             turns.insert(0, Turn("system", request.system).checked())
         if not self._sanitized:
             return turns
-        sent = self._memory(request).sent([turn.content for turn in turns])
+        said = sum(turn.role != "system" for turn in turns)
+        sent = self._memory(request, said).sent([turn.content for turn in turns])
         return [Turn(turn.role, content) for turn, content in zip(turns, sent, strict=True)]
 
-    def _memory(self, request: Request) -> Turns:
+    def _memory(self, request: Request, said: int) -> Turns:
+        """Return what was sent of a conversation; one of several turns has to have a name.
+
+        Refuses: PROMPT_MALFORMED.
+        """
         if request.conversation is None:
+            if said > 1:
+                remedy = "name the conversation, so that earlier turns are sent again as they were"
+                raise Refused(Refusal.PROMPT_MALFORMED, f"several turns are sanitized once each: {remedy}")
             return self._opened.turns()
         return self._conversations.setdefault(request.conversation, self._opened.turns())
 

@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text as Shown
 
-from veil.importer import INTEGER_FILE
 from veil.text import Text
 from veil_conformance.attacks import base, reuse, targets
 from veil_conformance.attacks import view as views
@@ -25,6 +24,7 @@ from veil_optimized import plaintext
 from veil_optimized.model import Model, load
 from veil_optimized.tape import SeededTape
 from veil_spec import constants
+from veil_spec.architecture import INTEGER_FILE
 from veil_spec.refusals import Refusal, Refused
 
 MOST_PASSES: Final = 2**14

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
@@ -19,9 +19,24 @@ from jinja2.utils import Namespace
 
 from veil_spec.refusals import Refusal, Refused
 
+REFUSED: Final = (
+    "the model's chat template refuses this conversation by its raise_exception: "
+    "let user and assistant take turns, without a system turn, or use --raw"
+)
+BROKEN: Final = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    AttributeError,
+    RecursionError,
+)
+"""What a template raises that does not fit the turns."""
+
 
 class TemplateRefuses(TemplateError):
-    """What a template says of a conversation that it cannot take."""
+    """What a template raises for a conversation that it cannot take."""
 
 
 class _Generation(Extension):
@@ -55,7 +70,7 @@ def _check_name(name: object) -> None:
 
 
 def _refuse(message: object) -> NoReturn:
-    raise TemplateRefuses(str(message))
+    raise TemplateRefuses
 
 
 def _json(value: object, indent: int | None = None, ensure_ascii: bool = False, **options: Any) -> str:
@@ -77,6 +92,8 @@ def _compiled(source: str) -> Template:
 def render(source: str, turns: Sequence[Mapping[str, str]], special: Mapping[str, str]) -> str:
     """Return a conversation in a template, up to where the model is to speak; `special` are its tokens.
 
+    A refusal never shows what the template says: that may hold a turn's text.
+
     Refuses: PROMPT_MALFORMED, MODEL_MALFORMED.
     """
     try:
@@ -87,9 +104,8 @@ def render(source: str, turns: Sequence[Mapping[str, str]], special: Mapping[str
     given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
     try:
         return template.render(**{**special, **given})
-    except TemplateRefuses as error:
-        said = f"the model's chat template refuses this conversation: {error.message}"
-        raise Refused(Refusal.PROMPT_MALFORMED, said) from error
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+    except TemplateRefuses:
+        raise Refused(Refusal.PROMPT_MALFORMED, REFUSED) from None
+    except BROKEN:
         remedy = "the model's chat template cannot take these turns: give a user's turn, or use --raw"
-        raise Refused(Refusal.PROMPT_MALFORMED, remedy) from error
+        raise Refused(Refusal.PROMPT_MALFORMED, remedy) from None

@@ -24,6 +24,18 @@ HUB_FILES: Final = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 HUB_IGNORED: Final = ("*/*.safetensors", "consolidated*.safetensors", "adapter_*")
 BESIDE: Final = ("*.json", "*.txt", "*.model", "*.jinja", "additional_chat_templates/*.jinja")
 """What may lie beside the tensors: configuration and tokenizer."""
+UNREADABLE: Final = (
+    OSError,
+    SafetensorError,
+    ValueError,
+    KeyError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    RecursionError,
+    struct.error,
+)
+"""What reading a file that somebody else wrote may raise."""
 Read = Callable[[str], torch.Tensor]
 Progress = Callable[[str], None]
 
@@ -65,26 +77,33 @@ def reading(path: Path) -> Iterator[None]:
     """Refuse what cannot be read, by its name. Refuses: MODEL_MALFORMED."""
     try:
         yield
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+    except UNREADABLE as error:
         raise malformed(f"{path} cannot be read as a model: {first_line(error)}") from error
 
 
 def locate(source: str | Path, progress: Progress = lambda line: None) -> tuple[Path, str]:
     """Return where a source lies on this machine, and the model's name; a name on the hub is fetched.
 
+    Only text can be a name on the hub: a Path has lost the `./` that tells the two apart.
+
     Refuses: MODEL_MALFORMED.
     """
     path = Path(source).expanduser()
     if path.exists():
         return path, path.stem if path.is_file() else path.resolve().name
-    if not HUB_NAME.fullmatch(str(source)):
+    if isinstance(source, Path) or not HUB_NAME.fullmatch(source):
         raise malformed(f"{source} does not exist: give a model directory, a .gguf file or a name of the hub")
-    return _fetched(str(source), progress), path.name
+    return _fetched(source, progress), path.name
 
 
 def _fetched(name: str, progress: Progress) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+    )
 
     progress(f"looking for {name} on the Hugging Face hub")
     try:
@@ -95,6 +114,8 @@ def _fetched(name: str, progress: Progress) -> Path:
         raise malformed(f"{name} is gated: ask for access on the hub, then `hf auth login`") from error
     except RepositoryNotFoundError as error:
         raise malformed(f"{name} is no directory here and no public model on the hub") from error
+    except HFValidationError as error:
+        raise malformed(f"{name} is no directory here and no name that the hub allows") from error
     except HfHubHTTPError as error:
         raise malformed(f"{name} cannot be fetched from the hub: {first_line(error)}") from error
     except OSError as error:
@@ -117,11 +138,13 @@ def open_checkpoint(source: Path) -> Checkpoint:
 
 
 def files_of(source: Path) -> list[Path]:
-    """Return every file that an import reads, tensors last. Refuses: MODEL_MALFORMED."""
-    if source.is_file():
-        return [source]
-    beside = {path for pattern in BESIDE for path in source.glob(pattern) if path.is_file()}
-    return [*sorted(beside), *shards(source)]
+    """Return every file that an import may read, tensors last. Refuses: MODEL_MALFORMED.
+
+    A tokenizer beside a .gguf file comes before the one in it.
+    """
+    folder, tensors = (source.parent, [source]) if source.is_file() else (source, shards(source))
+    beside = {path for pattern in BESIDE for path in folder.glob(pattern) if path.is_file()}
+    return [*sorted(beside), *tensors]
 
 
 def shards(folder: Path) -> list[Path]:
@@ -132,10 +155,10 @@ def shards(folder: Path) -> list[Path]:
     if (folder / INDEX).exists():
         with reading(folder / INDEX):
             named = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-        outside = next((name for name in named if Path(name).name != name), None)
-        if outside:
+            outside = next((name for name in named if not _is_file_name(name)), None)
+        if outside is not None:
             raise malformed(f"{folder / INDEX} names {outside!r}, which is no file of the directory")
-        missing = next((name for name in named if not (folder / name).exists()), None)
+        missing = next((name for name in named if not (folder / name).is_file()), None)
         if missing:
             raise malformed(f"{folder} lacks the shard {missing}: fetch it again")
         return [folder / name for name in named]
@@ -149,6 +172,10 @@ def shards(folder: Path) -> list[Path]:
     if not found:
         raise malformed(f"{folder} holds no .safetensors file")
     return found
+
+
+def _is_file_name(name: str) -> bool:
+    return name != "" and name.isprintable() and Path(name).name == name
 
 
 def _open_folder(folder: Path) -> Checkpoint:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 import veil_spec
 from veil_spec import constants
+from veil_spec.architecture import INTEGER_FILE
 from veil_spec.refusals import Refusal, Refused
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from veil_optimized.dealer import Contact
     from veil_optimized.identity import Credentials
 
-INTEGER_FILE = "integer.safetensors"
 AT_ONCE = constants.SEQUENCE_LIMIT
 """Sequences that run together by default: as many as a worker keeps in mode split."""
 TOY_TABLE = Path(veil_spec.__file__).parent / "toy_table.json"
@@ -265,7 +265,7 @@ def generate(
         at_once=batch_size,
     )
     settings = _settings(model, mode, profile, m_over_d, transcript, worker, plaintext, commitment)
-    settings = _located(_sanitizing(settings, table, epsilon, show_sanitized), precision)
+    settings = _located(_sanitizing(settings, table, epsilon, show_sanitized), model, precision)
     with _enclave(settings, worker, minter, dealer, identity, peer) as enclave:
         generating.print_answers(enclave, request, generating.Told(mode, show_sanitized))
 
@@ -290,7 +290,7 @@ def classify(
 
     listed = generating.texts(texts or [], file)
     settings = _settings(model, mode, Profile.PAD, None, transcript, worker, None, commitment)
-    settings = _located(_sanitizing(settings, table, epsilon, show_sanitized), precision)
+    settings = _located(_sanitizing(settings, table, epsilon, show_sanitized), model, precision)
     with _enclave(settings, worker) as enclave:
         generating.print_labels(enclave, listed, batch_size, generating.Told(mode, show_sanitized))
 
@@ -320,7 +320,7 @@ def embed(
         generating.check_new("--out", out)
     listed = generating.texts(texts or [], file)
     settings = _settings(model, mode, Profile.PAD, None, transcript, worker, None, commitment)
-    settings = _located(_sanitizing(settings, table, epsilon, show_sanitized), precision)
+    settings = _located(_sanitizing(settings, table, epsilon, show_sanitized), model, precision)
     with _enclave(settings, worker) as enclave:
         generating.print_embeddings(enclave, listed, batch_size, out, generating.Told(mode, show_sanitized))
 
@@ -354,7 +354,7 @@ def enclave(
         raise Refused(
             Refusal.WORKER_LOST, "--worker is missing: give the HOST:PORT that `veil worker` prints"
         )
-    settings = _located(settings, precision)
+    settings = _located(settings, model, precision)
     from veil import answering
 
     contact = _contact(minter, dealer, identity, peer)
@@ -681,9 +681,9 @@ def _folder(model: str, precision: Precision | None) -> Path:
         raise Refused(refused.reason, f"--model {model}: {refused.detail}") from refused
 
 
-def _located(settings: "service.Settings", precision: Precision | None) -> "service.Settings":
+def _located(settings: "service.Settings", model: str, precision: Precision | None) -> "service.Settings":
     """Return settings with the directory of the integer file, and say so if nothing is private."""
-    settings = replace(settings, model=_folder(str(settings.model), precision))
+    settings = replace(settings, model=_folder(model, precision))
     if not settings.private:
         print("veil: not_private: no guarantee covers this run", file=sys.stderr)
     return settings

@@ -21,7 +21,7 @@ from veil_optimized.model import Model, Products, load, plain_products
 from veil_optimized.profiles import Masking
 from veil_optimized.tape import SeededTape
 from veil_spec import constants
-from veil_spec.architecture import Precision
+from veil_spec.architecture import INTEGER_FILE, Precision
 from veil_spec.refusals import Refusal, Refused
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ MODES: Final = ("masked", "plain", "split", "both")
 SANITIZED: Final = ("split", "both")
 MINTED_AHEAD: Final = 32
 """Steps whose pads are minted at once: one pass over the weights serves them all."""
-INTEGER_FILE: Final = "integer.safetensors"
 
 
 def _unavailable(detail: str) -> Refused:
@@ -132,7 +131,10 @@ class EncoderEngine(Protocol):
 
 
 class Sanitizer:
-    """A table's draws under a fresh key from the operating system, one document number for each call."""
+    """A table's draws under a fresh key from the operating system, one document number for each call.
+
+    Refuses: CLAIM_NOT_MET, TABLE_MALFORMED.
+    """
 
     def __init__(self, table: Path, epsilon: str | None, folder: Path) -> None:
         from veil.sanitizing import Pipeline, Settings, Tokens
@@ -140,6 +142,7 @@ class Sanitizer:
 
         of_words = read(table).statement.entries == "words"
         self.pipeline = Pipeline(Settings(table, epsilon, tokenizer=None if of_words else folder))
+        self.pipeline.certificates()
         self.of_tokens = isinstance(self.pipeline.cutter, Tokens)
         self._tape = SeededTape(os.urandom(constants.SEED_BYTES))
         self._lock, self._document = threading.Lock(), 0
@@ -173,18 +176,25 @@ class Turns:
     def __init__(self, sanitize: Callable[[str], str]) -> None:
         self._sanitize = sanitize
         self._sent: list[tuple[str, str]] = []
+        self._answers: set[int] = set()
 
     def sent(self, turns: Sequence[str]) -> list[str]:
         """Return turns as they were sent; from the first that is new or altered on, they are drawn afresh."""
         same = 0
-        while same < min(len(turns), len(self._sent)) and self._sent[same][0] == turns[same]:
+        while same < min(len(turns), len(self._sent)) and self._is_turn(same, turns[same]):
             same += 1
         kept = self._sent[:same]
         self._sent = kept + [(turn, self._sanitize(turn)) for turn in turns[same:]]
         return [sent for _, sent in self._sent]
 
+    def _is_turn(self, place: int, text: str) -> bool:
+        """Return whether a turn is the one at its place; white space around an answer may have gone."""
+        known = self._sent[place][0]
+        return text == known or (place in self._answers and text.strip() == known.strip())
+
     def answered(self, text: str) -> None:
         """Add a turn that came from the model: the worker has seen it."""
+        self._answers = {place for place in self._answers if place < len(self._sent)} | {len(self._sent)}
         self._sent.append((text, text))
 
 

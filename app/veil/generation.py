@@ -59,6 +59,7 @@ WITHOUT_EFFECT: Final = frozenset(
     }
 )
 """What greedy choice and sampling do not look at in transformers either."""
+SWITCHES: Final = ("do_sample", "return_dict_in_generate", "output_scores", "output_logits")
 ONLY_SAMPLED: Final = frozenset(["min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"])
 """What transformers does not look at without do_sample."""
 NEUTRAL: Final[Mapping[str, object]] = {
@@ -85,22 +86,29 @@ def merged(
     settings: dict[str, Any] = {}
     for layer in (own.to_dict(), {} if given is None else given.to_dict()):
         settings |= {name: value for name, value in layer.items() if value is not None and name[0] != "_"}
-    settings |= {name: value for name, value in arguments.items() if value is not None}
-    settings |= {name: None for name, value in arguments.items() if value is None and name in settings}
-    return settings
+    return settings | dict(arguments)
 
 
 def check(settings: Mapping[str, Any]) -> None:
     """Refuse a setting that would change the text and is not acted on. Refuses: MODE_UNAVAILABLE."""
-    sampled = bool(settings.get("do_sample"))
+    for name in SWITCHES:
+        if not isinstance(settings.get(name), int | None):
+            raise _refuse(f"{name} must be True or False")
     for name, value in settings.items():
-        if name in UNDERSTOOD or name in WITHOUT_EFFECT or (name in ONLY_SAMPLED and not sampled):
+        if name in UNDERSTOOD or name in WITHOUT_EFFECT:
             continue
-        if value and value != NEUTRAL.get(name):
+        if name in ONLY_SAMPLED and not settings.get("do_sample"):
+            continue
+        if not _changes_nothing(name, value):
             neutral = NEUTRAL.get(name)
-            raise _refuse(
-                f"{name}={value!r} is not supported: pass {name}={neutral!r} to generate without it"
-            )
+            raise _refuse(f"{name} is not supported: pass {name}={neutral!r} to generate without it")
+
+
+def _changes_nothing(name: str, value: Any) -> bool:
+    """Return whether a value is empty or neutral; of tensors and other objects that is not asked."""
+    if not isinstance(value, int | float | str | list | tuple | dict | None):
+        return False
+    return not value or bool(value == NEUTRAL.get(name))
 
 
 def _whole(settings: Mapping[str, Any], name: str) -> int | None:
@@ -108,7 +116,7 @@ def _whole(settings: Mapping[str, Any], name: str) -> int | None:
     if value is None:
         return None
     if type(value) is not int or value < 1:
-        raise _refuse(f"{name} must be a whole number of at least 1, not {value!r}")
+        raise _refuse(f"{name} must be a whole number of at least 1")
     return value
 
 
@@ -121,7 +129,7 @@ def _new_tokens(settings: Mapping[str, Any], width: int, config: PreTrainedConfi
         most = width + DEFAULT_NEW_TOKENS
         most = min(most, getattr(config, "max_position_embeddings", None) or most)
     if width >= most:
-        raise _refuse(f"max_length={most} leaves no new token after a prompt of {width}: pass max_new_tokens")
+        raise _refuse("max_length leaves no new token after the prompt: pass max_new_tokens")
     return most - width
 
 
@@ -129,7 +137,7 @@ def _rational(settings: Mapping[str, Any], name: str) -> Fraction:
     value = settings.get(name)
     try:
         return Fraction(1) if value is None else Fraction(str(value))
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         raise Refused(Refusal.SAMPLING_OUT_OF_RANGE, f"{name} must be a finite number") from None
 
 
@@ -138,15 +146,20 @@ def _sampling(settings: Mapping[str, Any]) -> Sampling | None:
     if not settings.get("do_sample"):
         return None
     count = settings.get("top_k", 50)
-    return Sampling(_rational(settings, "temperature"), count or None, _rational(settings, "top_p"))
+    if type(count) is int and count == 0:
+        count = None
+    return Sampling(_rational(settings, "temperature"), count, _rational(settings, "top_p"))
 
 
-def _tokens(value: int | Sequence[int] | torch.Tensor | None) -> list[int]:
-    if value is None:
-        return []
+def _tokens(settings: Mapping[str, Any], name: str) -> list[int]:
+    """Return a setting's tokens: one, several or none. Refuses: MODE_UNAVAILABLE."""
+    value = settings.get(name)
     if isinstance(value, torch.Tensor):
-        return [int(token) for token in value.flatten()]
-    return [value] if isinstance(value, int) else [int(token) for token in value]
+        value = value.flatten().tolist()
+    listed = list(value) if isinstance(value, list | tuple | set) else [] if value is None else [value]
+    if any(type(token) is not int for token in listed):
+        raise _refuse(f"{name} must be a whole number, or several")
+    return listed
 
 
 def tape_of(seed: bytes | int | None) -> SeededTape:
@@ -157,6 +170,8 @@ def tape_of(seed: bytes | int | None) -> SeededTape:
         if not 0 <= seed < 2 ** (8 * constants.SEED_BYTES):
             raise Refused(Refusal.SEED_LENGTH, "seed must be from 0 to 2**256 - 1")
         return SeededTape(seed.to_bytes(constants.SEED_BYTES, "big"))
+    if not isinstance(seed, bytes | bytearray):
+        raise Refused(Refusal.SEED_LENGTH, "seed must be a whole number or 32 bytes")
     return SeededTape(seed)
 
 
@@ -186,11 +201,14 @@ class Plan:
         return prompts.ne(self.pad).long()
 
     def choices(self, sequences: int, seed: bytes | int | None) -> list[Choose]:
-        """Return how each sequence's tokens are chosen; the number of a copy is that of its sample."""
+        """Return how each sequence's tokens are chosen; the number of a copy is that of its sample.
+
+        Without a seed, each prompt has a tape of its own: on one tape, equal prompts would get equal texts.
+        """
         if self.sampling is None:
             return [most_likely] * sequences
-        tape = tape_of(seed)
-        return [Drawn(self.sampling, tape, place % self.copies) for place in range(sequences)]
+        tapes = [tape_of(seed) for _ in range(sequences // self.copies)]
+        return [Drawn(self.sampling, tape, copy) for tape in tapes for copy in range(self.copies)]
 
     def ends(self, ids: Sequence[int]) -> bool:
         """Return whether a sequence, prompt and all, ends with its last token."""
@@ -224,9 +242,8 @@ def plan(
     sampling, copies = _sampling(settings), _whole(settings, "num_return_sequences") or 1
     if copies > 1 and sampling is None:
         raise _refuse("num_return_sequences needs do_sample=True: greedy choice gives one text")
-    eos = _tokens(settings.get("eos_token_id"))
-    pad = settings.get("pad_token_id")
-    pad = eos[0] if pad is None and eos else pad
+    eos = _tokens(settings, "eos_token_id")
+    pad = next(iter(_tokens(settings, "pad_token_id") + eos), None)
     stop = _stop(settings.get("stop_strings"), tokenizer)
     if stop is not None and pad is None and shape[0] * copies > 1:
         raise _refuse("stop_strings with a batch need pad_token_id: sequences end at different lengths")
@@ -243,7 +260,7 @@ def _stop(strings: str | Sequence[str] | None, tokenizer: Any) -> StopStringCrit
         raise _refuse("stop_strings need the tokenizer: pass tokenizer=...")
     try:
         return StopStringCriteria(tokenizer, [strings] if isinstance(strings, str) else list(strings))
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):
         raise _refuse("stop_strings cannot be matched with this tokenizer: leave them out") from None
 
 

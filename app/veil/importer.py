@@ -13,10 +13,12 @@ import torch
 
 from veil.checkpoint import (
     FLOAT_KINDS,
+    UNREADABLE,
     Checkpoint,
     Entry,
     Progress,
     Read,
+    first_line,
     locate,
     malformed,
     open_checkpoint,
@@ -26,11 +28,9 @@ from veil.families.family import INFERRED, Family, Part, unsupported
 from veil.integer_file import IntegerFile
 from veil_optimized.quantise import quantise_gains, row_blocks
 from veil_spec import __version__
-from veil_spec.architecture import Linear, ModelShape, Norm, Precision, describe, metadata
+from veil_spec.architecture import INTEGER_FILE, Linear, ModelShape, Norm, Precision, describe, metadata
 from veil_spec.refusals import Refused
 
-__all__ = ["INTEGER_FILE", "import_model", "open_checkpoint"]
-INTEGER_FILE: Final = "integer.safetensors"
 CONFIGURATIONS: Final = ("config.json", "generation_config.json")
 """Files of a checkpoint that are kept beside the integer file as they are."""
 SCALES: Final = ("weight_scale", "weight_scale_inv", "input_scale", "qweight", "qzeros", "scales", "SCB")
@@ -201,12 +201,15 @@ def _save_beside(source: Path, target: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, **options
         )
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, ImportError) as error:
+    except (*UNREADABLE, ImportError) as error:
         why = " ".join(str(error).split())[:200]
         raise malformed(
             f"{source} holds no tokenizer that can be read: add tokenizer.json ({why})"
         ) from error
-    tokenizer.save_pretrained(target)
+    try:
+        tokenizer.save_pretrained(target)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise malformed(f"{source} holds a tokenizer that cannot be saved: {first_line(error)}") from error
     for name in CONFIGURATIONS if source.is_dir() else ():
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)

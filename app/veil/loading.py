@@ -1,4 +1,8 @@
-"""Models as users name them: made into integers once, and kept in a cache under the hash of what was read."""
+"""Models as users name them: made into integers once, and kept in a cache under the hash of what was read.
+
+The hashes find damage, not malice: they lie in the cache themselves. It is assumed that the user alone can
+write to the cache and to the folders above it; a cache folder of which this is seen not to hold is refused.
+"""
 
 import fcntl
 import hashlib
@@ -8,15 +12,18 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_IWGRP, S_IWOTH
 from typing import Final
 
-from veil.checkpoint import Progress, files_of, first_line, locate, malformed
-from veil.importer import INTEGER_FILE, fill, writing
+from veil.checkpoint import Progress, files_of, locate, malformed, reading
+from veil.importer import fill, writing
 from veil_spec import __version__
-from veil_spec.architecture import Precision
+from veil_spec.architecture import INTEGER_FILE, Precision
+from veil_spec.refusals import Refused
 
 SUMS: Final = "sha256sums"
 """Lists the SHA-256 of every file of a cached model, as `sha256sum --check` reads it."""
+PRIVATE: Final = 0o700
 PIECE: Final = 2**22
 """Bytes that are hashed between two looks at the progress."""
 REPORTED: Final = 2**28
@@ -57,7 +64,10 @@ def resolve(
 
     entry = cache / _key(path, name, files, chosen, progress)
     with writing(cache):
-        cache.mkdir(parents=True, exist_ok=True)
+        cache.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        if not _own(cache):
+            remedy = f"run `chmod 700 {cache}` if it is yours, or set VEIL_CACHE to a folder of your own"
+            raise malformed(f"{cache} belongs to somebody else or can be written by others: {remedy}")
         with _alone(entry.with_suffix(".lock")):
             if entry.exists() and not _intact(entry, progress):
                 progress(f"the cached model {entry} is not what was written: it is made anew")
@@ -67,16 +77,20 @@ def resolve(
     return entry
 
 
+def _own(folder: Path) -> bool:
+    """Return whether a folder is this user's, and nobody else can write to it by its mode."""
+    stat = folder.stat()
+    return stat.st_uid == os.geteuid() and not stat.st_mode & (S_IWGRP | S_IWOTH)
+
+
 def _check_precision(file: Path, precision: Precision | None) -> None:
     """Refuse an integer file of another precision than was asked for."""
     if precision is None:
         return
-    try:
-        with file.open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    with reading(file), file.open("rb") as stream:
+        length = min(int.from_bytes(stream.read(8), "little"), file.stat().st_size)
+        header = json.loads(stream.read(length))
         found = json.loads(header["__metadata__"]["veil"])["precision"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise malformed(f"{file} is not an integer model file: {first_line(error)}") from error
     if found != precision:
         raise malformed(f"{file} has precision {found}, not {precision}: import its checkpoint again")
 
@@ -125,14 +139,20 @@ def _make(entry: Path, fill_folder: Callable[[Path], None]) -> None:
     """Fill a directory and note its files' hashes, then give it its name: it appears whole or not at all."""
     scratch = entry.with_suffix(".partial")
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
+    scratch.mkdir(mode=PRIVATE)
     try:
         fill_folder(scratch)
-        lines = [f"{digest(file)}  {file.name}\n" for file in sorted(scratch.iterdir())]
+        lines = [f"{digest(scratch / name)}  {name}\n" for name in sorted(_names(scratch))]
         (scratch / SUMS).write_text("".join(lines))
         scratch.rename(entry)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _names(folder: Path) -> set[str]:
+    """Return what a folder and those in it hold, but for folders, by names relative to it."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {path.relative_to(folder).as_posix() for path in found}
 
 
 def _intact(entry: Path, progress: Progress) -> bool:
@@ -140,7 +160,11 @@ def _intact(entry: Path, progress: Progress) -> bool:
     try:
         lines = (entry / SUMS).read_text().splitlines()
         noted = {name: noted for noted, _, name in (line.partition("  ") for line in lines)}
-        found = {file.name for file in entry.iterdir()} - {SUMS}
-    except (OSError, ValueError):
+        return (
+            _own(entry)
+            and set(noted) == _names(entry) - {SUMS}
+            and all((entry / name).is_file() for name in noted)
+            and all(digest(entry / name, progress) == noted[name] for name in noted)
+        )
+    except (OSError, ValueError, Refused):
         return False
-    return set(noted) == found and all(digest(entry / name, progress) == noted[name] for name in noted)

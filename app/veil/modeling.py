@@ -29,17 +29,21 @@ from transformers.models.auto import modeling_auto
 
 from veil.engines import Opened, Turns, VeilConfig, open_engine
 from veil.forward import (
+    Clean,
     IntegerCache,
+    batch_of,
     decoder_forward,
     encoder_labels,
     encoder_streams,
+    present_of,
     refuse_others,
     rows_of,
     shown_streams,
+    unchanged,
 )
+from veil.gate import sanitized
 from veil.generation import Plan, plan, shown_logits
 from veil.loading import resolve
-from veil.sanitized import Gate, sanitizing
 from veil_optimized import encoder as encoders
 from veil_optimized.generate import Engine, Step, batch_steps
 from veil_spec import constants
@@ -79,27 +83,50 @@ def config_of_shape(shape: DecoderShape | EncoderShape) -> PreTrainedConfig:
     )
 
 
+UNREADABLE: Final = (OSError, ValueError, TypeError, AttributeError, KeyError, ImportError)
+"""What transformers raises where a file of a model cannot be read, or asks to run code of its own."""
+
+
 def _config(opened: Opened, folders: Sequence[Path]) -> PreTrainedConfig:
+    """Return the first configuration. Refuses: MODEL_MALFORMED."""
     for folder in folders:
         if (folder / "config.json").is_file():
-            return AutoConfig.from_pretrained(folder, local_files_only=True)
+            return read_config(folder)
     return config_of_shape(opened.model.shape)
 
 
+def read_config(folder: Path) -> PreTrainedConfig:
+    """Return the configuration in a directory; no code of it is run. Refuses: MODEL_MALFORMED."""
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except UNREADABLE:
+        remedy = f"{folder / 'config.json'} cannot be read, or needs code of its own, which is never run"
+        raise Refused(Refusal.MODEL_MALFORMED, remedy) from None
+
+
 def _generation_config(config: PreTrainedConfig, folders: Sequence[Path]) -> GenerationConfig:
+    """Return the first settings of generation. Refuses: MODEL_MALFORMED."""
     for folder in folders:
-        if (folder / "generation_config.json").is_file():
-            return GenerationConfig.from_pretrained(folder, local_files_only=True)
+        path = folder / "generation_config.json"
+        if path.is_file():
+            try:
+                return GenerationConfig.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
+            except UNREADABLE:
+                raise Refused(Refusal.MODEL_MALFORMED, f"{path} cannot be read: mend or remove it") from None
     return GenerationConfig.from_model_config(config)
 
 
 def _plain_tokenizer(folders: Sequence[Path]) -> Any:
+    """Return the first tokenizer; no code of a model is run. Refuses: MODEL_MALFORMED."""
     for folder in folders:
         try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, TypeError, AttributeError, KeyError):
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except UNREADABLE:
             continue
-    raise Refused(Refusal.MODEL_MALFORMED, f"{folders[0]} holds no tokenizer: make it with `veil import`")
+    remedy = f"{folders[0]} holds no tokenizer that can be read without code of its own: use `veil import`"
+    raise Refused(Refusal.MODEL_MALFORMED, remedy)
 
 
 class VeilPreTrainedModel:
@@ -115,10 +142,7 @@ class VeilPreTrainedModel:
         self.config = _config(opened, folders)
         self.name_or_path = str(folders[-1])
         self._folders = folders
-        self._loaded: tuple[Any, Any] | None = None
-        self._gate: Gate | None = None
-        if opened.sanitizer is not None:
-            self._gate = Gate(opened.sanitizer, self._tokenizers[0].all_special_ids)
+        self._loaded: Any = None
 
     @property
     def private(self) -> bool:
@@ -130,32 +154,23 @@ class VeilPreTrainedModel:
         return self.opened.model.parameters
 
     @property
-    def _tokenizers(self) -> tuple[Any, Any]:
-        """Return the checkpoint's tokenizer, and the one for private texts. Refuses: MODEL_MALFORMED."""
+    def tokenizer(self) -> Any:
+        """Return the checkpoint's tokenizer, which sanitizes nothing. Refuses: MODEL_MALFORMED."""
         if self._loaded is None:
-            plain = _plain_tokenizer(self._folders)
-            cleaning = plain
-            if self.opened.config.sanitized:
-                cleaning = sanitizing(plain, self.sanitize, self._mark)
-            self._loaded = plain, cleaning
+            self._loaded = _plain_tokenizer(self._folders)
         return self._loaded
 
-    @property
-    def tokenizer(self) -> Any:
-        """Return the checkpoint's tokenizer; in modes split and both, it sanitizes what it is given.
+    def _clean(self, input_ids: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """Return tokens that may go on: in modes split and both, drawn anew. Refuses: as `sanitized` does."""
+        sanitizer = self.opened.sanitizer
+        return input_ids if sanitizer is None else sanitized(sanitizer, input_ids, present)
 
-        Refuses: MODEL_MALFORMED.
-        """
-        return self._tokenizers[1]
-
-    def _mark(self, row: Sequence[int]) -> None:
-        if self._gate is not None:
-            self._gate.mark(row)
-
-    def _allowed(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        """Return tokens that may go on: in modes split and both, sanitized ones, as `Gate` has it."""
-        tokens = input_ids.cpu()
-        return tokens if self._gate is None else self._gate.batch(tokens, attention_mask)
+    def _sanitized(self, texts: str | Sequence[str]) -> list[str]:
+        """Return texts, sanitized where the mode says so. Refuses: PROMPT_EMPTY, PROMPT_MALFORMED."""
+        listed = [texts] if isinstance(texts, str) else list(texts)
+        for text in listed:
+            _check_text(text)
+        return [self.sanitize(text) for text in listed] if self.opened.config.sanitized else listed
 
     def sanitize(self, text: str) -> str:
         """Return a text sanitized, drawn afresh. Refuses: MODE_UNAVAILABLE, PROMPT_MALFORMED."""
@@ -198,6 +213,7 @@ class VeilForCausalLM(VeilPreTrainedModel):
         super().__init__(stack, opened, folders)
         self.generation_config = _generation_config(self.config, folders)
         self._engine: Engine[Any] = opened.decoder()
+        self._conversations: weakref.WeakSet[Turns] = weakref.WeakSet()
 
     def can_generate(self) -> bool:
         """Return whether `generate` is there."""
@@ -218,12 +234,14 @@ class VeilForCausalLM(VeilPreTrainedModel):
         Refuses: MODE_UNAVAILABLE, SHAPE_MISMATCH, and as `Decoder.advance` does.
         """
         refuse_others(others)
-        if self._gate is not None and past_key_values is not None:
+        private = self.opened.config.sanitized
+        if private and past_key_values is not None:
             remedy = "past_key_values cannot be told from a private prompt: use generate"
             raise Refused(Refusal.MODE_UNAVAILABLE, remedy)
-        allowed = self._allowed(input_ids, attention_mask)
-        made = decoder_forward(self._engine, allowed, attention_mask, past_key_values, logits_to_keep)
-        if use_cache is False or self._gate is not None:
+        made = decoder_forward(
+            self._engine, input_ids, attention_mask, past_key_values, logits_to_keep, self._clean
+        )
+        if use_cache is False or private:
             made.past_key_values = None
         return made
 
@@ -247,19 +265,41 @@ class VeilForCausalLM(VeilPreTrainedModel):
         tape of `seed` (32 bytes or a whole number; by default from the operating system), and a prompt gets
         the same text alone and in any batch.
 
-        Refuses: MODE_UNAVAILABLE, PROMPT_EMPTY, CONTEXT_EXCEEDED, SAMPLING_OUT_OF_RANGE, SEED_LENGTH.
+        In modes split and both, every token is drawn anew, which needs a table of tokens.
+
+        Refuses: MODE_UNAVAILABLE, PROMPT_EMPTY, CONTEXT_EXCEEDED, SAMPLING_OUT_OF_RANGE, SEED_LENGTH,
+        SHAPE_MISMATCH.
         """
         given = arguments.pop("inputs", None)
         given = given if input_ids is None else input_ids
-        if given is None or given.numel() == 0:
+        return self._generated(
+            given, attention_mask, self._clean, generation_config, streamer, tokenizer, seed, **arguments
+        )
+
+    def _generated(
+        self,
+        given: Any,
+        attention_mask: torch.Tensor | None,
+        clean: Clean,
+        /,
+        generation_config: GenerationConfig | None = None,
+        streamer: Any = None,
+        tokenizer: Any = None,
+        seed: bytes | int | None = None,
+        **arguments: Any,
+    ) -> torch.Tensor | GenerateDecoderOnlyOutput:
+        """Return what `generate` does, of prompts that `clean` lets go on. Refuses: as `generate` does."""
+        if given is None or (isinstance(given, torch.Tensor) and given.numel() == 0):
             raise Refused(Refusal.PROMPT_EMPTY, "the prompt has no tokens: give some text")
-        prompts, shape = given.cpu(), (given.shape[0], given.shape[-1])
+        prompts = batch_of(given, "input_ids")
+        shape = (prompts.shape[0], prompts.shape[1])
         chosen = plan(self.generation_config, generation_config, arguments, shape, self.config, tokenizer)
         sequences = len(prompts) * chosen.copies
         if streamer is not None and sequences > 1:
             raise Refused(Refusal.MODE_UNAVAILABLE, "a streamer takes a batch of one")
         mask = chosen.mask(prompts) if attention_mask is None else attention_mask
-        rows = rows_of(self._allowed(prompts, mask), mask)
+        present = present_of(prompts, mask, "left")
+        rows = rows_of(clean(prompts, present), present)
         shown = prompts.repeat_interleave(chosen.copies, dim=0)
         _tell(streamer, shown)
         steps = self._steps([row for row in rows for _ in range(chosen.copies)], chosen, seed, streamer)
@@ -290,14 +330,14 @@ class VeilForCausalLM(VeilPreTrainedModel):
 
         Refuses: as `generate` does.
         """
-        listed = [texts] if isinstance(texts, str) else list(texts)
-        for text in listed:
-            _check_text(text)
-        return self._answers([self.tokenizer(text)["input_ids"] for text in listed], arguments)
+        rows = [self.tokenizer(text)["input_ids"] for text in self._sanitized(texts)]
+        return self._answers(rows, arguments)
 
     def conversation(self) -> Turns:
         """Return the memory of a new conversation, for `chat`: each turn of it is sanitized once."""
-        return self.opened.turns()
+        turns = self.opened.turns()
+        self._conversations.add(turns)
+        return turns
 
     def chat(
         self, messages: Sequence[Message], conversation: Turns | None = None, **arguments: Any
@@ -307,10 +347,16 @@ class VeilForCausalLM(VeilPreTrainedModel):
         In modes split and both, each content is sanitized once: a later call of the same conversation sends
         it as it was. Without a `conversation`, only a first turn is taken. Several answers come as a list.
 
+        A conversation is one of this model's own: another's would not sanitize as this mode does.
+
         Refuses: MODE_UNAVAILABLE, PROMPT_EMPTY, and as `generate` does.
         """
+        if conversation is not None and conversation not in self._conversations:
+            remedy = "the conversation is not of this model: pass one that its conversation() made"
+            raise Refused(Refusal.MODE_UNAVAILABLE, remedy)
         roles, contents = [each["role"] for each in messages], [each["content"] for each in messages]
-        if conversation is None and (roles.count("user") > 1 or "assistant" in roles) and self._gate:
+        later = roles.count("user") > 1 or "assistant" in roles
+        if conversation is None and later and self.opened.config.sanitized:
             remedy = "turns are sanitized once: pass conversation=model.conversation(), the same each time"
             raise Refused(Refusal.MODE_UNAVAILABLE, remedy)
         for content in contents:
@@ -320,11 +366,10 @@ class VeilForCausalLM(VeilPreTrainedModel):
             {"role": role, "content": content}
             for role, content in zip(roles, turns.sent(contents), strict=True)
         ]
-        tokenizer = self._tokenizers[0]
+        tokenizer = self.tokenizer
         if tokenizer.chat_template is None:
             raise Refused(Refusal.MODE_UNAVAILABLE, "the model has no chat template: use generate_text")
         encoded = tokenizer.apply_chat_template(sent, add_generation_prompt=True, return_dict=True)
-        self._mark(encoded["input_ids"])
         answers = self._answers([encoded["input_ids"]], arguments)
         if len(answers) > 1:
             return answers
@@ -332,17 +377,17 @@ class VeilForCausalLM(VeilPreTrainedModel):
         return answers[0]
 
     def _answers(self, rows: Sequence[Sequence[int]], arguments: Mapping[str, Any]) -> list[str]:
-        """Return the new text after each sequence of tokens."""
-        tokenizer, width = self._tokenizers[0], max(map(len, rows))
+        """Return the new text after each sequence of tokens, which are sent as they are."""
+        tokenizer, width = self.tokenizer, max(map(len, rows))
         padded = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        made = self.generate(padded, mask, **{"tokenizer": tokenizer, **arguments})
+        made = self._generated(padded, mask, unchanged, **{"tokenizer": tokenizer, **arguments})
         sequences = made if isinstance(made, torch.Tensor) else made.sequences
         return [str(tokenizer.decode(row[width:], skip_special_tokens=True)) for row in sequences]
 
 
 def _check_text(text: str) -> None:
-    if not text.strip():
+    if not isinstance(text, str) or not text.strip():
         raise Refused(Refusal.PROMPT_EMPTY, "the prompt is empty: give some text")
 
 
@@ -399,8 +444,7 @@ class VeilModel(VeilPreTrainedModel):
         Refuses: MODE_UNAVAILABLE, SHAPE_MISMATCH, and as `Encoder.embed` does.
         """
         refuse_others(others)
-        allowed = self._allowed(input_ids, attention_mask)
-        streams = encoder_streams(self.opened, allowed, attention_mask, token_type_ids)
+        streams = encoder_streams(self.opened, input_ids, attention_mask, token_type_ids, self._clean)
         return shown_streams(streams, input_ids, attention_mask)
 
     __call__ = forward
@@ -417,12 +461,9 @@ class VeilModel(VeilPreTrainedModel):
 
     def _cut(self, texts: str | Sequence[str]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Return the tokens of texts, sanitized where the mode says so, with their mask and types."""
-        listed = [texts] if isinstance(texts, str) else list(texts)
-        for text in listed:
-            _check_text(text)
-        made = self.tokenizer(listed, padding=True, return_tensors="pt")
-        ids = self._allowed(made["input_ids"], made["attention_mask"])
-        return ids, made["attention_mask"], made.get("token_type_ids")
+        sent = self._sanitized(texts)
+        made = self.tokenizer(sent, padding=True, padding_side="right", return_tensors="pt")
+        return made["input_ids"], made["attention_mask"], made.get("token_type_ids")
 
 
 class VeilForSequenceClassification(VeilModel):
@@ -441,8 +482,7 @@ class VeilForSequenceClassification(VeilModel):
         Refuses: MODE_UNAVAILABLE, SHAPE_MISMATCH, and as `Encoder.embed` does.
         """
         refuse_others(others)
-        allowed = self._allowed(input_ids, attention_mask)
-        return encoder_labels(self.opened, allowed, attention_mask, token_type_ids)
+        return encoder_labels(self.opened, input_ids, attention_mask, token_type_ids, self._clean)
 
     __call__ = forward
 

@@ -6,15 +6,18 @@ integer form. What transformers does around `forward`, such as float sampling or
 
 import types
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any, Final
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from veil.checkpoint import locate, shards
 from veil.engines import Opened, VeilConfig, open_engine
 from veil.forward import (
     decoder_forward,
@@ -23,7 +26,7 @@ from veil.forward import (
     refuse_others,
     shown_streams,
 )
-from veil.modeling import folder_of
+from veil.modeling import folder_of, read_config
 from veil_spec.architecture import DecoderShape
 from veil_spec.refusals import Refusal, Refused
 
@@ -37,6 +40,30 @@ CLASSES: Final[Mapping[str, str]] = {
     "BertModel": "encoder",
 }
 """What each class's `forward` returns."""
+WITHOUT_EFFECT: Final = frozenset(
+    {
+        "_attn_implementation",
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "attention_probs_dropout_prob",
+        "bos_token_id",
+        "classifier_dropout",
+        "dtype",
+        "eos_token_id",
+        "hidden_dropout_prob",
+        "id2label",
+        "initializer_range",
+        "label2id",
+        "pad_token_id",
+        "problem_type",
+        "quantization_config",
+        "return_dict",
+        "transformers_version",
+        "use_cache",
+    }
+)
+"""What of a configuration may differ from the checkpoint's: none of it changes what a forward call gives."""
 
 
 @register_quantization_config(METHOD)
@@ -72,6 +99,7 @@ class VeilQuantizer(HfQuantizer):  # type: ignore[misc]
 
     requires_calibration = False
     is_trainable = False
+    source: str | Path
 
     def is_serializable(self) -> bool:
         """Return whether the model can be saved: a checkpoint is saved by what made it."""
@@ -90,11 +118,17 @@ class VeilQuantizer(HfQuantizer):  # type: ignore[misc]
         return torch.float32
 
     def _process_model_before_weight_loading(self, model: Any, **options: Any) -> Any:
-        """Leave nothing of the skeleton that a weight would be loaded into. Refuses: MODEL_UNSUPPORTED."""
+        """Leave nothing of the skeleton that a weight would be loaded into.
+
+        Refuses: MODEL_UNSUPPORTED, MODEL_MISMATCH, MODEL_MALFORMED.
+        """
         if type(model).__name__ not in CLASSES:
             supported = ", ".join(CLASSES)
             detail = f"{type(model).__name__} is not supported: these are: {supported}"
             raise Refused(Refusal.MODEL_UNSUPPORTED, detail)
+        files: Sequence[str] = options.get("checkpoint_files") or ()
+        self.source = source_of(model.name_or_path, files)
+        check_config(model.config, read_config(Path(files[0]).parent))
         for name in list(model._modules):
             setattr(model, name, Emptied())
         model.all_tied_weights_keys = {}
@@ -104,11 +138,43 @@ class VeilQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_after_weight_loading(self, model: Any, **options: Any) -> Any:
         """Open the integer form and put it behind `forward`. Refuses: as `veil.from_pretrained` does."""
         config = self.quantization_config.settings
-        folder = folder_of(model.name_or_path, config.precision)
+        folder = folder_of(self.source, config.precision)
         with ExitStack() as stack:
             opened = stack.enter_context(open_engine(folder, config))
             install(model, opened, stack.pop_all())
         return model
+
+
+def source_of(name: str, files: Sequence[str]) -> str | Path:
+    """Return the directory, or the hub's name, of the weights that transformers was about to load.
+
+    Refuses: MODEL_MISMATCH, MODEL_MALFORMED.
+    """
+    if not files:
+        raise Refused(Refusal.MODEL_MISMATCH, "the weights are in no file: give a directory, no state_dict")
+    folder = Path(files[0]).parent
+    if {Path(file).name for file in files} != {shard.name for shard in shards(folder)}:
+        raise Refused(
+            Refusal.MODEL_MISMATCH, f"{folder} also holds other weights: leave out variant and gguf_file"
+        )
+    if Path(name).exists():
+        return folder
+    if locate(name)[0].resolve() != folder.resolve():
+        remedy = "give the directory of that revision or subfolder"
+        raise Refused(Refusal.MODEL_MISMATCH, f"the files are not those of {name}: {remedy}")
+    return name
+
+
+def check_config(config: PreTrainedConfig, stored: PreTrainedConfig) -> None:
+    """Refuse a configuration that was altered where it counts. Refuses: MODEL_MISMATCH."""
+    ours, theirs = config.to_dict(), stored.to_dict()
+    names = sorted((ours.keys() | theirs.keys()) - WITHOUT_EFFECT)
+    altered = next((name for name in names if ours.get(name) != theirs.get(name)), None)
+    if altered is None and config.num_labels != stored.num_labels:
+        altered = "num_labels"
+    if altered is not None:
+        detail = f"{altered} is not what the checkpoint's config.json states: leave it out"
+        raise Refused(Refusal.MODEL_MISMATCH, detail)
 
 
 class Emptied(torch.nn.Module):

@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from veil.requests import Reply, Request, TextsRequest
 from veil_optimized.launching import launch_worker
+from veil_spec.architecture import INTEGER_FILE
 from veil_spec.refusals import Refusal, Refused
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Reply", "Request", "Running", "Settings", "TextsRequest", "start_enclave", "starting_worker"]
 
-INTEGER_FILE: Final = "integer.safetensors"
 STOP_S: Final = 30.0
 """Seconds for an enclave process to end by itself."""
 

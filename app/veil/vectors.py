@@ -131,7 +131,7 @@ def _with_unknown(words: list[str], matrix: npt.NDArray[np.float32]) -> Vectors:
 def _of_model(source: Path) -> Vectors:
     from transformers import AutoTokenizer
 
-    from veil.importer import open_checkpoint
+    from veil.checkpoint import open_checkpoint
     from veil.text import token_names
 
     checkpoint = open_checkpoint(source)

@@ -16,10 +16,9 @@ from rich import progress
 from rich.console import Console
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from veil.engines import INTEGER_FILE
 from veil.loading import resolve
 from veil_optimized.model import Model, load
-from veil_spec.architecture import DecoderShape, Precision
+from veil_spec.architecture import INTEGER_FILE, DecoderShape, Precision
 from veil_spec.refusals import Refused
 
 

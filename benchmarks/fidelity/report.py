@@ -18,6 +18,8 @@ from benchmarks.fidelity.sanitized import Split
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from veil_spec import __version__
+
 mpl.use("Agg")
 
 FLOOR: Final = 1e-5
@@ -83,7 +85,7 @@ def notes(source: str, seconds: float) -> dict[str, object]:
         "source": source,
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread",
-        "versions": {name: version(name) for name in ("veil", "torch", "transformers")},
+        "versions": {"veil": __version__} | {name: version(name) for name in ("torch", "transformers")},
         "seconds": round(seconds),
     }
 

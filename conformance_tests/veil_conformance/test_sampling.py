@@ -182,6 +182,8 @@ def test_a_sample_reads_its_stream_of_a_seeded_tape(impl: Implementation) -> Non
         (Fraction(-1), None, Fraction(1)),
         (Fraction(1, 64) - Fraction(1, 2**60), None, Fraction(1)),
         (64 + Fraction(1, 2**60), None, Fraction(1)),
+        (Fraction(2**32 + 1, 2**32), None, Fraction(1)),
+        (Fraction(2**32, 2**32 + 1), None, Fraction(1)),
         (Fraction(1), 0, Fraction(1)),
         (Fraction(1), -1, Fraction(1)),
         (Fraction(1), None, Fraction(0)),

@@ -156,11 +156,12 @@ class Decoder:
             cache.reserve(count)
             self._turn_to(cache.position + count)
         stream = self._through_layers(caches, counts, torch.cat(list(streams)))
-        for cache, count in zip(caches, counts, strict=True):
-            cache.position += count
         last = torch.tensor(counts).cumsum(0) - 1
         kept = stream if every_position else stream[last]
-        return self.layers.hidden(4 * self.shape.layers, self.model.rms_norm("final_norm", kept))
+        logits = self.layers.hidden(4 * self.shape.layers, self.model.rms_norm("final_norm", kept))
+        for cache, count in zip(caches, counts, strict=True):
+            cache.position += count
+        return logits
 
     def _through_layers(
         self, caches: Sequence[Cache], counts: Sequence[int], stream: torch.Tensor

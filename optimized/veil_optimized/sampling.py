@@ -24,7 +24,7 @@ def temperature_factor(temperature: Fraction) -> int:
         scaled = 2**constants.SAMPLING_FRACTION / Decimal(2).ln() * temperature.denominator
         exact = scaled / temperature.numerator
         rounded = exact.to_integral_value(ROUND_HALF_EVEN)
-        if abs(abs(exact - rounded) - Decimal("0.5")) < Decimal("1e-20"):
+        if abs(abs(exact - rounded) - Decimal("0.5")) < Decimal("1e-35"):
             raise ArithmeticError("the factor of a temperature lies too close to a tie")
         return int(rounded)
 

@@ -8,6 +8,7 @@ import torch
 
 from veil_optimized.decoder import FIRST_ROOM, Cache, Decoder
 from veil_optimized.encoder import Encoder
+from veil_optimized.generate import PIECE
 from veil_optimized.model import Group, Model, Products, plain_products
 from veil_spec import constants
 from veil_spec.architecture import DecoderShape
@@ -82,19 +83,24 @@ class Decoding:
             raise _refused(f"step {step}")
         if step + rows > self._decoder.shape.context:
             raise _refused(f"{step + rows} rows")
-        others = (cache.position for other, cache in self._caches.items() if other != number)
-        if sum(map(self._room, others)) + self._room(step + rows) > self._limit:
+        kept = {other: cache.bytes for other, cache in self._caches.items() if step or other != number}
+        room = self._room(step + rows)
+        grown = room if room > kept.get(number, 0) else 0
+        if sum(kept.values()) + grown > self._limit:
             raise _refused("too many keys and values")
 
     def _room(self, positions: int) -> int:
-        """Return the most bytes of a cache with so many positions: its memory doubles when it is full."""
+        """Return the most bytes that a cache with so many positions takes, beside what it held before."""
         return min(self._decoder.shape.context, max(2 * positions, FIRST_ROOM)) * self._token_bytes
 
     def answer(self, number: int, step: int, words: torch.Tensor) -> torch.Tensor:
         """Return the logits after the last row, int64 [1, vocabulary]. Implements: WIR-P12."""
         if not step:
             self._caches[number] = self._decoder.new_cache()
-        return self._decoder.through([self._caches[number]], [words])
+        cache = self._caches[number]
+        for piece in torch.split(words, PIECE):
+            logits = self._decoder.through([cache], [piece])
+        return logits
 
 
 class Encoding:

@@ -23,6 +23,8 @@ from veil_spec.refusals import Refusal, Refused
 
 PROFILE: Final = "split"
 """What a transcript's header states in the place of a mask profile."""
+PIECE: Final = 64
+"""Most rows of an exchange of a decoder: each has the whole deadline to itself."""
 
 
 class SplitDecoder:
@@ -45,7 +47,8 @@ class SplitDecoder:
     def advance(self, caches: Sequence[Kept], tokens: Sequence[Sequence[int]]) -> torch.Tensor:
         """Return the logits after new tokens of each sequence, int64 [sequences, vocabulary].
 
-        Nothing is sent before all tokens are known to be good; then one exchange a sequence follows another.
+        Nothing is sent before all tokens are known to be good; then one exchange follows another, sequence by
+        sequence and piece by piece.
 
         Implements: MDL-P4, MDL-P5.
         Refuses: PROMPT_EMPTY, TOKEN_OUT_OF_RANGE, CONTEXT_EXCEEDED, and what `Channel.infer` refuses.
@@ -56,10 +59,14 @@ class SplitDecoder:
             check_room(self.shape.context, cache.position + len(part))
             if not 0 <= min(part) <= max(part) < self.shape.vocabulary:
                 raise Refused(Refusal.TOKEN_OUT_OF_RANGE, f"there are {self.shape.vocabulary} tokens")
+        return torch.cat([self._answer(*pair) for pair in zip(caches, tokens, strict=True)])
+
+    def _answer(self, cache: Kept, tokens: Sequence[int]) -> torch.Tensor:
+        """Return the logits after new tokens of one sequence, int64 [1, vocabulary]."""
         size, limit = (1, self.shape.vocabulary), constants.HIDDEN_LIMIT
-        pairs = zip(caches, tokens, strict=True)
-        rows = ((cache, self._model.look_up("embedding", part)) for cache, part in pairs)
-        return torch.cat([self._channel.infer(*pair, size, limit, alone=False) for pair in rows])
+        for piece in torch.split(self._model.look_up("embedding", tokens), PIECE):
+            logits = self._channel.infer(cache, piece, size, limit, alone=False)
+        return logits
 
 
 class SplitEncoder:

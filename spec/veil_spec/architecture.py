@@ -9,6 +9,9 @@ from typing import Final, Literal, cast
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 
+INTEGER_FILE: Final = "integer.safetensors"
+"""The name of an integer file in a model's directory."""
+
 
 class Precision(StrEnum):
     """Bits of weights and activations."""

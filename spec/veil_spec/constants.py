@@ -137,6 +137,8 @@ VOCABULARY_LIMIT: Final = FRAME_LIMIT // 6
 """A row of logits, 6 bytes each, fits into one frame."""
 TEMPERATURE_LIMIT: Final = 64
 """A temperature is from 1/64 to 64: a logit's distance times its factor stays below 2**62."""
+RATIO_LIMIT: Final = 2**32
+"""Largest numerator and denominator of a temperature: its factor then keeps its distance from a tie."""
 SAMPLING_FRACTION: Final = 24
 """Fractional bits of log2(e) / temperature."""
 

@@ -187,7 +187,11 @@ class Sampling:
     share: Fraction = Fraction(1)
 
     def __post_init__(self) -> None:
-        limit = constants.TEMPERATURE_LIMIT
+        limit, heat = constants.TEMPERATURE_LIMIT, self.temperature
+        if isinstance(heat, float) or isinstance(self.share, float):
+            raise Refused(Refusal.SAMPLING_OUT_OF_RANGE, "temperature and top_p must be rationals")
+        if max(heat.numerator, heat.denominator) > constants.RATIO_LIMIT:
+            raise Refused(Refusal.SAMPLING_OUT_OF_RANGE, "temperature must be a ratio of 32-bit numbers")
         if not Fraction(1, limit) <= self.temperature <= limit:
             detail = f"temperature must be from 1/{limit} to {limit}; 0 is greedy"
             raise Refused(Refusal.SAMPLING_OUT_OF_RANGE, detail)

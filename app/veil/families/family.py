@@ -80,14 +80,15 @@ def switch(config: Config, key: str, default: bool = False) -> bool:
 
 
 def table(config: Config, keys: Iterable[str]) -> Config:
-    """Return the first object that is given under one of these keys, or none. Refuses: MODEL_UNSUPPORTED."""
-    for key in keys:
-        value = config.get(key)
-        if value is not None and not isinstance(value, Mapping):
+    """Return the one object that is given under these keys, or an empty one. Refuses: MODEL_UNSUPPORTED."""
+    given = {key: config[key] for key in keys if config.get(key) is not None}
+    for key, value in given.items():
+        if not isinstance(value, Mapping):
             raise unsupported(f"config.json: {key} must be an object")
-        if value:
-            return cast(Config, value)
-    return {}
+    filled = [key for key, value in given.items() if value]
+    if len(filled) > 1:
+        raise unsupported(f"config.json: {' and '.join(filled)} are both given: keep the one that is meant")
+    return cast(Config, given[filled[0]]) if filled else {}
 
 
 def check_only(config: Config, allowed: Mapping[str, tuple[object, ...]]) -> None:

@@ -18,10 +18,11 @@ from veil_conformance.audit import attacking, costs, decoding, evidence, faithfu
 from veil_conformance.audit.claims import Found
 from veil_conformance.audit.decoding import Decoded
 from veil_conformance.audit.matrix import Cell, Matrix
-from veil_conformance.audit.options import INTEGER_FILE, NOMINAL_EPSILON, TOY_TABLE, Options, Words
+from veil_conformance.audit.options import NOMINAL_EPSILON, TOY_TABLE, Options, Words
 from veil_conformance.audit.report import Claim, Json
 from veil_optimized import accounting, integrity
 from veil_optimized.model import Model
+from veil_spec.architecture import INTEGER_FILE
 
 PACKAGES: Final = ("torch", "transformers", "numpy", "grpcio")
 """Whose releases the page names."""

@@ -11,7 +11,6 @@ import veil_spec
 from veil_conformance.audit import evidence, texts
 from veil_conformance.audit.trials import Plan
 
-INTEGER_FILE: Final = "integer.safetensors"
 TOY_TABLE: Final = Path(veil_spec.__file__).parent / "toy_table.json"
 NOMINAL_EPSILON: Final = "1"
 """What the toy table's noise is calibrated to."""

@@ -22,7 +22,7 @@ from veil_conformance.audit.claims import Found, claims
 from veil_conformance.audit.content import assemble
 from veil_conformance.audit.decoding import Decoded, Tally
 from veil_conformance.audit.evidence import Evidence
-from veil_conformance.audit.options import INTEGER_FILE, NOMINAL_EPSILON, TOY_TABLE, Options
+from veil_conformance.audit.options import NOMINAL_EPSILON, TOY_TABLE, Options
 from veil_conformance.audit.trials import Trials
 from veil_optimized import accounting
 from veil_optimized.decoder import Decoder
@@ -33,6 +33,7 @@ from veil_reference import accounting as reference_accounting
 from veil_reference import decoder as reference_decoder
 from veil_reference import model as reference_model
 from veil_spec import constants
+from veil_spec.architecture import INTEGER_FILE
 from veil_spec.types import Certificate, TwoSidedGeometric
 
 __all__ = ["Options", "audit"]
