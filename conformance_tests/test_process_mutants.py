@@ -20,8 +20,8 @@ MUTANTS = {
     ),
     "MDL-P2": (
         "app/veil/loading.py",
-        "set(noted) == found and all(digest(entry / name, progress) == noted[name] for name in noted)",
-        "set(noted) == found",
+        "all(digest(entry / name, progress) == noted[name] for name in noted)",
+        "True",
     ),
     "MDL-P3": (
         "optimized/veil_optimized/decoder.py",
@@ -30,13 +30,13 @@ MUTANTS = {
     ),
     "MDL-P4": (
         "optimized/veil_optimized/split.py",
-        'look_up("embedding", part)) for',
-        'look_up("embedding", [*part, 0])) for',
+        'look_up("embedding", tokens), PIECE)',
+        'look_up("embedding", [*tokens, 0]), PIECE)',
     ),
     "MDL-P5": (
         "optimized/veil_optimized/sequences.py",
-        "self._decoder.through([self._caches[number]], [words])",
-        "self._decoder.through([self._decoder.new_cache()], [words])",
+        "cache = self._caches[number]",
+        "cache = self._decoder.new_cache()",
     ),
     "ACC-P1": (
         "optimized/veil_optimized/ledger.py",

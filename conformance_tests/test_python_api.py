@@ -787,6 +787,7 @@ SECRET = 70123
         ("max_new_tokens", -SECRET),
         ("max_length", f"{SECRET}"),
         ("temperature", "1/0"),
+        ("temperature", "1e999999999"),
         ("temperature", f"{SECRET}"),
         ("top_p", torch.tensor([SECRET])),
         ("top_k", torch.tensor([SECRET, SECRET])),

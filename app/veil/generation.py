@@ -1,6 +1,7 @@
 """The arguments of `generate`, as transformers takes them: understood, or refused by name."""
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -59,6 +60,8 @@ WITHOUT_EFFECT: Final = frozenset(
     }
 )
 """What greedy choice and sampling do not look at in transformers either."""
+NUMBER: Final = re.compile(r"-?[0-9.]{1,40}(e[+-]?[0-9]{1,3})?|[0-9]{1,40}/[0-9]{1,40}")
+"""A number whose digits are worth reading: an exponent of nine digits would fill the memory."""
 SWITCHES: Final = ("do_sample", "return_dict_in_generate", "output_scores", "output_logits")
 ONLY_SAMPLED: Final = frozenset(["min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"])
 """What transformers does not look at without do_sample."""
@@ -135,8 +138,12 @@ def _new_tokens(settings: Mapping[str, Any], width: int, config: PreTrainedConfi
 
 def _rational(settings: Mapping[str, Any], name: str) -> Fraction:
     value = settings.get(name)
+    if value is None:
+        return Fraction(1)
     try:
-        return Fraction(1) if value is None else Fraction(str(value))
+        if not NUMBER.fullmatch(str(value)):
+            raise ValueError(name)
+        return Fraction(str(value))
     except (ValueError, ZeroDivisionError):
         raise Refused(Refusal.SAMPLING_OUT_OF_RANGE, f"{name} must be a finite number") from None
 
