@@ -234,9 +234,9 @@ class Service:
         if sanitizer is None:
             raise Refused(Refusal.MODE_UNAVAILABLE, "there is no sanitizer")
         file, level = sanitizer.pipeline.sanitizer.file, sanitizer.pipeline.level
-        drawn = (
-            f"each {file.statement.entries[:-1]} is drawn under epsilon {file.statement.epsilon[level - 1]}"
-        )
+        epsilon, kept = file.statement.epsilon[level - 1], int((file.sizes == 1).sum())
+        drawn = f"each {file.statement.entries[:-1]} is drawn under epsilon {epsilon}"
+        drawn += f", but for {kept} of the {len(file.entries)} entries, which stay as they are"
         table = f"table {file.digest[:19]}"
         if self._opened.config.mode == "split":
             seen = "the worker sees the sanitized tokens, those of the chat template and the response"
