@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from test_generation import write_bert
 from veil.commands import run
 from veil.importer import import_model
 from veil.text import Text
-from veil_optimized import decoder, encoder, generate, transcript, wire
+from veil_optimized import decoder, encoder, generate, table_file, transcript, wire
 from veil_optimized.model import load
 from veil_spec.architecture import INTEGER_FILE
 from veil_spec.types import FrameKind
@@ -125,6 +126,19 @@ def test_several_prompts_are_one_batch_and_one_json_line_each(imported: Path, tm
         if frame.kind is FrameKind.MULTIPLY and not frame.group
     }
     assert [rows[step] for step in sorted(rows)] == [8, 3, 3]
+
+
+def test_a_table_that_claims_less_than_it_costs_opens_nothing(
+    imported: Path, table: Path, tmp_path: Path
+) -> None:
+    made = table_file.read(table)
+    forged = replace(made, statement=replace(made.statement, epsilon=["0.01"]))
+    table_file.write(tmp_path / "forged.table", forged)
+    options = ("--model", str(imported), "--mode", "split", "--table", str(tmp_path / "forged.table"))
+    done = veil("generate", PROMPT, *options)
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("(CLAIM_NOT_MET)")
+    assert done.stdout == ""
 
 
 def test_split_answers_the_sanitized_text_and_shows_it(imported: Path, table: Path, tmp_path: Path) -> None:
