@@ -21,7 +21,7 @@ from veil.engines import Opened, Turns, VeilConfig, open_engine
 from veil.importer import import_model
 from veil.requests import Drawing, Request, TextsRequest, drawing, read
 from veil.text import REPLACEMENT, Answer, StopStrings, Text, Turn
-from veil_optimized import generate, transcript, wire
+from veil_optimized import decoder, generate, transcript, wire
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave
 from veil_optimized.encoder import Encoder, sentence
@@ -416,6 +416,15 @@ def test_a_prompt_of_several_steps_gets_the_same_words(
 
 
 @pytest.mark.requirement("MDL-P3")
+def test_a_cache_that_grows_keeps_what_it_held(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = [3, 1, 4, 1, 5, 9, 2, 6, 5]
+    expected = Decoder(model).step(tokens, every_position=True)
+    monkeypatch.setattr(decoder, "FIRST_ROOM", 2)
+    running = Decoder(model)
+    assert torch.equal(torch.cat([running.step([token]) for token in tokens]), expected)
+
+
+@pytest.mark.requirement("MDL-P3")
 @pytest.mark.parametrize("failing", [0, 5, -1])
 def test_a_step_that_failed_can_be_taken_again(model: Model, failing: int) -> None:
     broken = [model.groups[failing].number]
@@ -574,6 +583,9 @@ def test_an_answer_that_comes_back_without_its_white_space_redraws_nothing() -> 
     turns.answered(" yes ")
     assert turns.sent(["a", "yes", "b"]) == ["a0", " yes ", "b1"]
     assert turns.sent(["a", "no", "b"]) == ["a0", "no2", "b3"]
+    assert turns.sent(["a", "no ", "b"]) == ["a0", "no 4", "b5"]
+    assert turns.sent(["a"]) == ["a0"]
+    assert turns.sent(["a", "no "]) == ["a0", "no 6"]
 
 
 def seen_of(

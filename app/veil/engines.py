@@ -175,27 +175,32 @@ class Turns:
 
     def __init__(self, sanitize: Callable[[str], str]) -> None:
         self._sanitize = sanitize
-        self._sent: list[tuple[str, str]] = []
-        self._answers: set[int] = set()
+        self._turns: list[_Turn] = []
 
     def sent(self, turns: Sequence[str]) -> list[str]:
         """Return turns as they were sent; from the first that is new or altered on, they are drawn afresh."""
-        same = 0
-        while same < min(len(turns), len(self._sent)) and self._is_turn(same, turns[same]):
-            same += 1
-        kept = self._sent[:same]
-        self._sent = kept + [(turn, self._sanitize(turn)) for turn in turns[same:]]
-        return [sent for _, sent in self._sent]
-
-    def _is_turn(self, place: int, text: str) -> bool:
-        """Return whether a turn is the one at its place; white space around an answer may have gone."""
-        known = self._sent[place][0]
-        return text == known or (place in self._answers and text.strip() == known.strip())
+        pairs = zip(turns, self._turns, strict=False)
+        same = next((n for n, (text, turn) in enumerate(pairs) if not turn.says(text)), len(self._turns))
+        fresh = [_Turn(text, self._sanitize(text)) for text in turns[same:]]
+        self._turns = self._turns[: min(same, len(turns))] + fresh
+        return [turn.sent for turn in self._turns]
 
     def answered(self, text: str) -> None:
         """Add a turn that came from the model: the worker has seen it."""
-        self._answers = {place for place in self._answers if place < len(self._sent)} | {len(self._sent)}
-        self._sent.append((text, text))
+        self._turns.append(_Turn(text, text, answer=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """A turn, and what was sent in its place."""
+
+    text: str
+    sent: str
+    answer: bool = False
+
+    def says(self, text: str) -> bool:
+        """Return whether a text is this turn; the white space around an answer may have gone."""
+        return text == self.text or (self.answer and text.strip() == self.text.strip())
 
 
 class Opened:
