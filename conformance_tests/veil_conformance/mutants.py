@@ -85,6 +85,8 @@ SMALL_TABLE: Final = TabulatedTable("small", "1", (TabulatedPart(("a",), ((0,),)
 """One verbatim token."""
 LIMIT_S: Final = 60
 """Seconds for one subject, which needs at most two."""
+UNEXPLAINED: Final = ("--tb=no", "--assert=plain", "-p", "no:faulthandler")
+"""Nobody reads why a wrong implementation fails, and pytest's plug-in would lift the limit at a failure."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -3077,7 +3079,7 @@ def judge(name: str, requirement: str, subject: Implementation) -> Report:
     """Return what one requirement's properties make of a subject; vectors, which the reference made, rest."""
     suite = runner.Suite(subject, only=requirement)
     with contextlib.redirect_stdout(io.StringIO()):
-        status = runner.run(suite, "mutants", ["--tb=no"], FILES[requirement[:3]])
+        status = runner.run(suite, "mutants", UNEXPLAINED, FILES[requirement[:3]])
     return Report(name, requirement, tuple(sorted(suite.outcomes[requirement])), status)
 
 
