@@ -643,7 +643,7 @@ def test_every_float64_sum_of_the_plain_model_is_exact() -> None:
     Proves: RMO-G4.
     Pins: veil_optimized.fixed_point.softmax_average 49e9b5df.
     Pins: veil_optimized.fixed_point.attention_score fe495043.
-    Pins: veil_optimized.model.plain_products 9a3f650f.
+    Pins: veil_optimized.kernels.portable.Portable.exact 844f24c4.
     Pins: veil_optimized.remo.choose_modulus c588fe67.
     """
     assert (constants.PRIMES[-1] - 1) // 2 < FLOAT

@@ -23,8 +23,8 @@ from typing import Final, Protocol, Self
 import torch
 
 from veil_optimized import identity, integrity, wire
-from veil_optimized.field import multiply
 from veil_optimized.identity import Credentials
+from veil_optimized.kernels import multiply
 from veil_optimized.launching import LOOPBACK, launch
 from veil_optimized.remo import Addresses, Outsourced, pad, ratchet
 from veil_optimized.serving import GRACE_S, Server

@@ -18,6 +18,7 @@ from veil_optimized import (
     field,
     fixed_point,
     integrity,
+    kernels,
     lwe,
     model,
     noise,
@@ -380,7 +381,7 @@ class Optimized:
         """Return the worker's product; on the wire, `unpack` is what refuses elements outside the field."""
         elements = _elements(masked, modulus)
         field.check_elements(elements, modulus)
-        return _integers_of(field.multiply(elements, _matrix(weights), modulus))
+        return _integers_of(kernels.multiply(elements, _matrix(weights).to(torch.int16), modulus))
 
     def unmask(self, product: Rows, correction: Rows, modulus: int) -> Rows:
         """Return the plain product."""

@@ -6,8 +6,9 @@ from typing import Protocol
 
 import torch
 
-from veil_optimized.field import blocks, check_elements, field_operand, multiply, product
+from veil_optimized.field import blocks, check_elements, field_operand, product
 from veil_optimized.field import centred as _centred
+from veil_optimized.kernels import multiply
 from veil_optimized.tape import SeededTape, domain_key, field_elements
 from veil_spec import constants
 from veil_spec.interface import Tape

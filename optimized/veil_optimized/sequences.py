@@ -41,7 +41,7 @@ def products_on(weights: Mapping[int, Held], device: str) -> Products:
 
     def products(group: Group, rows: torch.Tensor) -> torch.Tensor:
         placed = replace(group, weights=weights[group.number].weights)
-        return plain_products(placed, rows.to(device))
+        return plain_products(placed, rows.to(device)).to(rows.device)
 
     return products
 

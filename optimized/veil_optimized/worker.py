@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 
-from veil_optimized import field, wire
+from veil_optimized import kernels, wire
 from veil_optimized.launching import LOOPBACK, READY
 from veil_optimized.lwe import halves
 from veil_optimized.serving import GRACE_S, IDLE_S, Server
@@ -171,7 +171,7 @@ class Worker:
         shape = (message.total_rows, message.columns)
         elements = wire.unpack(message.data, shape[0] * shape[1], modulus).reshape(shape)
         masked = torch.from_numpy(elements).to(self._device)
-        product = field.multiply(masked, weights, modulus)
+        product = kernels.multiply(masked, weights, modulus)
         data = wire.pack(product.numpy(force=True), modulus)
         about = (FrameKind.PRODUCT, message.epoch, message.group, message.step)
         return wire.split(*about, product.shape[1], message.element_bytes, data)
