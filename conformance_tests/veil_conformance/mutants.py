@@ -12,6 +12,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -86,7 +87,8 @@ SMALL_TABLE: Final = TabulatedTable("small", "1", (TabulatedPart(("a",), ((0,),)
 LIMIT_S: Final = 60
 """Seconds for one subject, which needs at most two."""
 UNEXPLAINED: Final = ("--tb=no", "--assert=plain", "-p", "no:faulthandler")
-"""Nobody reads why a wrong implementation fails, and pytest's plug-in would lift the limit at a failure."""
+"""Nobody reads why a wrong implementation fails. The plug-in's timer thread is not there in a forked process,
+which would wait for it."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -3096,11 +3098,14 @@ def judge_all(subjects: Sequence[Subject]) -> list[Report]:
     while len(reports) < len(subjects):
         here, there = context.Pipe(duplex=False)
         before = len(reports)
-        process = context.Process(target=_judge_until_one_hangs, args=(there, subjects[before:]))
+        process = context.Process(target=_judge_each, args=(there, subjects[before:]))
         process.start()
         there.close()
         with contextlib.suppress(EOFError):
             while len(reports) < len(subjects):
+                if not here.poll(LIMIT_S):
+                    process.terminate()
+                    break
                 reports.append(here.recv())
         process.join()
         tries = tries + 1 if len(reports) == before else 1
@@ -3110,10 +3115,10 @@ def judge_all(subjects: Sequence[Subject]) -> list[Report]:
     return reports
 
 
-def _judge_until_one_hangs(answer: Connection, subjects: Sequence[Subject]) -> None:
-    errors = os.dup(2)
+def _judge_each(answer: Connection, subjects: Sequence[Subject]) -> None:
+    """Send a report on each. SIGTERM shows where one stands, even inside a call that does not return."""
+    faulthandler.register(signal.SIGTERM, file=os.dup(2), chain=True)
     for name, requirement, build in subjects:
-        faulthandler.dump_traceback_later(LIMIT_S, exit=True, file=errors)
         answer.send(judge(name, requirement, build()))
 
 
