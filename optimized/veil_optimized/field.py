@@ -80,7 +80,7 @@ def product(left: torch.Tensor, right: Operand, modulus: int) -> torch.Tensor:
     limbs, outputs, inner = right.limbs.shape
     total = _zeros(len(pieces) * len(left), limbs * outputs, left.device)
     _add_sums(total, pieces.flatten(0, 1), right.limbs.reshape(limbs * outputs, inner), right.bits)
-    result = _recombined(total.reshape(len(pieces), len(left), limbs, outputs), right.bits, modulus)
+    result = recombined(total.reshape(len(pieces), len(left), limbs, outputs), right.bits, modulus)
     for copy in (pieces, total):
         copy.zero_()
     return result
@@ -104,7 +104,7 @@ def _add_sums(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, righ
         sums.zero_()
 
 
-def _recombined(sums: torch.Tensor, right_bits: int, modulus: int) -> torch.Tensor:
+def recombined(sums: torch.Tensor, right_bits: int, modulus: int) -> torch.Tensor:
     """Return the elements with these signed sums of limb products [left limbs, n, right limbs, outputs]."""
     wider = modulus == constants.LWE_MODULUS
     result = torch.zeros_like(sums[0, :, 0])
@@ -138,7 +138,7 @@ def multiply(masked: torch.Tensor, weights: torch.Tensor, modulus: int) -> torch
         for part, block in blocks(weights[columns]):
             _add_sums(total[:, part], left, block, WEIGHT_BITS)
         sums = total.reshape(len(pieces), len(masked), 1, -1)
-        result[:, columns] = _recombined(sums, WEIGHT_BITS, modulus)
+        result[:, columns] = recombined(sums, WEIGHT_BITS, modulus)
         total.zero_()
     pieces.zero_()
     return result
@@ -154,7 +154,7 @@ def combine(rows: torch.Tensor, weights: torch.Tensor, modulus: int) -> torch.Te
     total = _zeros(len(left), weights.shape[1], rows.device)
     for part, block in blocks(weights):
         _add_sums(total, left[:, part], block.T, WEIGHT_BITS)
-    result = _recombined(total.reshape(len(pieces), len(rows), 1, -1), WEIGHT_BITS, modulus)
+    result = recombined(total.reshape(len(pieces), len(rows), 1, -1), WEIGHT_BITS, modulus)
     for copy in (pieces, total):
         copy.zero_()
     return result

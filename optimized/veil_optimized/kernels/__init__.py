@@ -27,7 +27,21 @@ def _portable() -> Kernel:
     return Portable()
 
 
+def _compiled() -> Kernel | None:
+    from veil_optimized.kernels.compiled import Compiled
+
+    return Compiled.load()
+
+
+def _int8() -> Kernel:
+    from veil_optimized.kernels.int8 import Int8
+
+    return Int8()
+
+
 MAKERS: Final[dict[str, tuple[str, Callable[[], Kernel | None]]]] = {
+    "compiled": ("cpu", _compiled),
+    "int8": ("cpu", _int8),
     "portable": ("cpu cuda", _portable),
 }
 """Name to (devices, maker), the fastest first; a maker returns None where its kernel cannot run."""

@@ -3,7 +3,9 @@
 The right answers come from numpy's and Python's integers, so that no kernel judges another.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -14,51 +16,88 @@ from veil_optimized.kernels.interface import Kernel
 from veil_spec import constants
 
 Integers = NDArray[np.int64]
-SHAPES: Final = ((1, 3, 1), (1, 129, 40), (2, 1030, 17), (5, 2085, 9), (34, 70, 33))
+Elements = Callable[[int], Integers]
+"""Gives the field elements [n, inner] of a probe in a field, as the bits of unsigned words."""
+SHAPES: Final = ((1, 1, 5), (1, 129, 40), (2, 1030, 17), (5, 2085, 9), (34, 70, 33))
 """(rows, inner, outputs): odd tails, and inner dimensions beyond every kernel's first block."""
 LIMITS: Final = {torch.int8: constants.SHORT_WEIGHT_LIMIT, torch.int16: constants.WEIGHT_LIMIT}
+DIGITS: Final = (8, 10, 11, 14, 16)
+"""Bits of the digits in which some kernel writes elements."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Weights [outputs, inner], 16-bit rows int64 [n, inner], and elements of the same shape."""
+
+    weights: torch.Tensor
+    rows: torch.Tensor
+    elements: Elements
 
 
 def is_right(kernel: Kernel, device: str) -> bool:
     """Return whether a kernel gets every probe right on a device."""
-    return all(kernel_agrees(kernel, device, weights, rows) for weights, rows in _probes())
+    return all(agrees(kernel, device, probe) for probe in (*_extremes(), *_scattered()))
 
 
-def kernel_agrees(kernel: Kernel, device: str, weights: torch.Tensor, rows: torch.Tensor) -> bool:
-    """Return whether both products of these weights, and of rows of words, are what whole integers give."""
-    there, big = weights.to(device), weights.numpy().astype(np.int64).T
-    signed = rows % (2 * constants.ACTIVATION_LIMIT + 1) - constants.ACTIVATION_LIMIT
-    found = kernel.exact(signed.to(device), there).cpu().numpy()
-    return np.array_equal(found, signed.numpy() @ big) and all(
-        _multiplies(kernel, there, big, rows, modulus)
+def agrees(kernel: Kernel, device: str, probe: Probe) -> bool:
+    """Return whether both products, in every field, are what whole integers give."""
+    there, big = probe.weights.to(device), probe.weights.numpy().astype(np.int64).T
+    found = kernel.exact(probe.rows.to(device), there).cpu().numpy()
+    return np.array_equal(found, probe.rows.numpy() @ big) and all(
+        _multiplies(kernel, there, big, probe.elements(modulus), modulus)
         for modulus in (*constants.PRIMES, constants.LWE_MODULUS)
     )
 
 
-def _multiplies(
-    kernel: Kernel, weights: torch.Tensor, big: Integers, rows: torch.Tensor, modulus: int
-) -> bool:
-    """Return whether a product is right: sums of 16-bit digits are exact, and Python's integers join them."""
-    elements = rows.numpy().view(np.uint64) % np.uint64(modulus)
-    digits = [(elements >> np.uint64(16 * n) & np.uint64(0xFFFF)).astype(np.int64) for n in range(4)]
+def _multiplies(kernel: Kernel, weights: torch.Tensor, big: Integers, rows: Integers, modulus: int) -> bool:
+    """Return whether a product is right, and leaves its rows alone.
+
+    Sums of 16-bit digits are exact, and Python's integers join them.
+    """
+    digits = [rows >> 16 * n & 0xFFFF for n in range(4)]
     right = np.sum([(digit @ big).astype(object) << 16 * n for n, digit in enumerate(digits)], 0) % modulus
-    masked = torch.from_numpy(elements.view(np.int64)).to(weights.device)
-    found = kernel.multiply(masked, weights, modulus).cpu().numpy().view(np.uint64)
-    return np.array_equal(found, right.astype(np.uint64))
+    given = torch.from_numpy(rows.copy()).to(weights.device)
+    found = kernel.multiply(given, weights, modulus).cpu().numpy().view(np.uint64)
+    return np.array_equal(found, right.astype(np.uint64)) and np.array_equal(given.cpu().numpy(), rows)
 
 
-def _probes() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield (weights [outputs, inner], words [n, inner]): extremes, and words without a pattern."""
+def _extremes() -> Iterator[Probe]:
+    """Yield the longest shape with the largest words of either sign, and elements of the largest digits."""
+    count, inner, outputs = SHAPES[3]
+    for kind, limit in LIMITS.items():
+        weights = torch.full((outputs, inner), limit, dtype=kind)
+        weights[1::2] = -limit
+        rows = torch.full((count, inner), constants.ACTIVATION_LIMIT)
+        for distance in (1, *(_largest_digits(bits) for bits in DIGITS)):
+            yield Probe(weights, rows, partial(_below_the_top, (count, inner), distance))
+            rows = -rows
+
+
+def _largest_digits(bits: int) -> int:
+    """Return the number of at most 31 bits whose balanced digits are all of the largest magnitude."""
+    return sum(1 << place for place in range(bits - 1, 31, bits))
+
+
+def _below_the_top(shape: tuple[int, int], distance: int, modulus: int) -> Integers:
+    return np.full(shape, np.uint64(modulus - distance)).view(np.int64)
+
+
+def _scattered() -> Iterator[Probe]:
+    """Yield every shape with words without a pattern."""
     for kind, limit in LIMITS.items():
         for count, inner, outputs in SHAPES:
-            extreme = torch.full((outputs, inner), limit, dtype=kind)
-            extreme[1::2] = -limit
-            yield extreme, torch.full((count, inner), -60 - constants.ACTIVATION_LIMIT - 1)
-            words = _scattered(count * inner).reshape(count, inner)
-            spread = _scattered(outputs * inner).reshape(outputs, inner) % (2 * limit + 1) - limit
-            yield spread.to(kind), words
+            words = _words(count * inner).reshape(count, inner)
+            weights = _words(outputs * inner).reshape(outputs, inner) % (2 * limit + 1) - limit
+            yield scattered(weights.to(kind), words)
 
 
-def _scattered(count: int) -> torch.Tensor:
+def scattered(weights: torch.Tensor, words: torch.Tensor) -> Probe:
+    """Return a probe whose rows and elements are what words, int64 [n, inner], leave."""
+    rows = words % (2 * constants.ACTIVATION_LIMIT + 1) - constants.ACTIVATION_LIMIT
+    unsigned = words.numpy().view(np.uint64)
+    return Probe(weights, rows, lambda modulus: (unsigned % np.uint64(modulus)).view(np.int64))
+
+
+def _words(count: int) -> torch.Tensor:
     """Return words in which every bit changes often: multiples of the golden ratio."""
     return torch.arange(1, count + 1) * -7046029254386353131
