@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from veil_conformance.attacks import reuse, view
-from veil_optimized import field, integrity, lwe, plaintext, wire
+from veil_optimized import field, integrity, lwe, plaintext, remo, wire
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave, epoch
 from veil_optimized.generate import generate
@@ -250,7 +250,7 @@ def test_a_minter_overwrites_what_it_passes_over() -> None:
     group = _layers((2, 4)).groups[0]
     minter = LocalMinter(Ratchet(SEED))
     minter.mint([group], 0, 3)
-    left = [minter._ahead[0, step] for step in (0, 1)]
+    left = [minter._ahead[step][0] for step in (0, 1)]
     pads, _ = minter.take(group, 2, 1)
     third = SeededTape(ratchet(ratchet(SEED)))
     assert torch.equal(pads, pad(third, 0, 2, 1, 4, group.modulus))
@@ -264,7 +264,7 @@ def test_at_a_step_memory_holds_no_pad_or_correction_of_an_earlier_one() -> None
     minter = LocalMinter(Ratchet(SEED))
     minter.mint([group], 0, 8)
     used = [tuple(part.clone() for part in minter.take(group, step, 1)) for step in range(5)]
-    held = [part for pair in minter._ahead.values() for part in pair]
+    held = [part for pads in minter._ahead.values() for pair in pads.values() for part in pair]
     behind = [torch.tensor([], dtype=part.dtype).set_(part.untyped_storage()) for part in held]
     words = {int(word) for storage in behind for word in storage}
     assert not words & {int(word) for pair in used for part in pair for word in part.flatten()}
@@ -285,7 +285,7 @@ def test_a_used_correction_and_all_that_is_left_are_overwritten_at_the_end(
     monkeypatch.setattr(LocalMinter, "take", kept)
     enclave, _ = _enclave(layers, Masking())
     enclave.mint_ahead(0, 3)
-    left = list(enclave._profile.minter._ahead.values())[1]  # type: ignore[attr-defined]
+    left = enclave._profile.minter._ahead[1][0]  # type: ignore[attr-defined]
     enclave.products(layers.groups[0], _rows(1, 5))  # type: ignore[arg-type]
     assert not any(bool(part.any()) for part in taken)
     assert all(bool(part.any()) for part in left)
@@ -310,6 +310,7 @@ def test_copies_of_pads_that_minting_makes_are_overwritten(monkeypatch: pytest.M
 
     monkeypatch.setattr(torch, "cat", lambda parts: kept(cat(parts)))
     monkeypatch.setattr(field, "limbs_of", lambda *about: kept(limbs_of(*about)))
+    monkeypatch.setattr(remo, "multiply", field.multiply)
     LocalMinter(Ratchet(SEED)).mint([_layers((2, 4)).groups[0]], 0, 3)
     assert len(made) == 2
     assert not any(bool(copy.any()) for copy in made)

@@ -156,8 +156,7 @@ def outcomes(kind: Tamper, modulus: int, draw: Draw, count: int, vectors: int | 
 def fresh_check(made: Layer, draw: Draw, vectors: int | None = None) -> Check:
     """Return a layer's check with a fresh secret, or with only so many of its secret vectors."""
     check = integrity.prepare(SeededTape(draw.bytes(constants.SEED_BYTES)), 0, made.weights, made.modulus)
-    secret, key = (replace(part, limbs=part.limbs[:, :vectors]) for part in (check.secret, check.key))
-    return replace(check, secret=secret, key=key)
+    return integrity.check_of(check.vectors[:vectors], check.images[:vectors], made.modulus)
 
 
 def table(met: dict[str, Counter[str]]) -> str:

@@ -209,7 +209,7 @@ def test_a_batch_gives_each_sequence_what_it_gets_alone(tmp_path: Path) -> None:
     Then: batches agree with single sequences in every bit.
     Assuming: nothing.
     Proves: MDL-G1.
-    Pins: veil_optimized.encoder.Encoder.through ce5aabe4.
+    Pins: veil_optimized.encoder.Encoder.through 9fd63f8a.
     """
     for path in small_models(tmp_path):
         running = Decoder(fast_load(path))

@@ -26,7 +26,7 @@ from veil_optimized import identity, integrity, wire
 from veil_optimized.identity import Credentials
 from veil_optimized.kernels import multiply
 from veil_optimized.launching import LOOPBACK, launch
-from veil_optimized.remo import Addresses, Outsourced, pad, ratchet
+from veil_optimized.remo import Addresses, Outsourced, Rows, pad, ratchet
 from veil_optimized.serving import GRACE_S, Server
 from veil_optimized.tape import SeededTape
 from veil_optimized.transport import DEADLINE_S, GrpcTransport
@@ -341,9 +341,13 @@ class DealerMinter:
             self._planned = range(first_step, first_step + steps)
             self._ask_planned()
 
-    def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
-        """Let the dealer prepare one-row steps, for all groups that it knows. Refuses: DEALER_LOST."""
-        self.prefetch(first_step, steps)
+    def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int, rows: Rows = None) -> None:
+        """Let the dealer prepare one-row steps, for all groups that it knows. Refuses: DEALER_LOST.
+
+        Steps of more rows are asked for when they come.
+        """
+        if rows is None:
+            self.prefetch(first_step, steps)
 
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads [rows, inner], pads times weights [rows, outputs]), checked; the caller erases them.

@@ -5,7 +5,7 @@ from typing import Final
 
 import torch
 
-from veil_optimized import fixed_point, tables
+from veil_optimized import fixed_point, steps, tables
 from veil_optimized.fixed_point import Rows
 from veil_optimized.model import Layers, Model, Products, plain_products
 from veil_spec import constants
@@ -102,35 +102,30 @@ class Decoder:
         shape = self.shape
         heads = self.layers.hidden(4 * layer, rows).reshape(len(rows.values), -1, shape.head_width)
         averages = [
-            self._sequence(layer, part.transpose(0, 1), cache)
+            self._sequence(layer, part, cache)
             for part, cache in zip(torch.split(heads, list(counts)), caches, strict=True)
         ]
-        return fixed_point.quantise(torch.cat(averages), constants.HIDDEN_FRACTION)
+        return steps.chosen().quantise(torch.cat(averages), constants.HIDDEN_FRACTION)
 
     def _sequence(self, layer: int, heads: torch.Tensor, cache: Cache) -> torch.Tensor:
-        """Return a sequence's averages [n, heads * head width] of all its heads [heads, n, head width]."""
+        """Return a sequence's averages [n, heads * head width] of all its heads [n, heads, head width]."""
         shape, first = self.shape, cache.position
-        queries, keys, values = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads])
+        queries, keys, values = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], 1)
         placed = self._placed(layer, "q_norm", queries, first)
-        every = cache.append(layer, self._placed(layer, "k_norm", keys, first), values)
-        averages = fixed_point.attend(placed, *every, first, shape.window)
-        return averages.transpose(0, 1).flatten(1)
+        keys_placed = self._placed(layer, "k_norm", keys, first)
+        every = cache.append(layer, keys_placed, values.transpose(0, 1))
+        return steps.chosen().attend(placed, *every, first, shape.window)
 
     def _placed(self, layer: int, norm: str, heads: torch.Tensor, first: int) -> Rows:
         if self.shape.head_norms:
             gains = self.model.gains(f"layers.{layer}.{norm}")
             heads = fixed_point.head_norm(heads, *gains, self.shape.norm_epsilon)
-        window = slice(first, first + heads.shape[1])
-        rotated = fixed_point.rotate(heads, self._rope[0][window], self._rope[1][window])
-        return fixed_point.quantise(rotated, constants.HIDDEN_FRACTION)
+        window = slice(first, first + len(heads))
+        return steps.chosen().place(heads, self._rope[0][window], self._rope[1][window])
 
     def _mlp(self, layer: int, rows: Rows) -> Rows:
-        """Return SiLU(gate) * up, quantised [n, inner].
-
-        Implements: MDL-R8.
-        """
-        gate, up = self.layers.hidden(4 * layer + 2, rows).chunk(2, -1)
-        return fixed_point.quantise(fixed_point.silu(gate) * up, 2 * constants.HIDDEN_FRACTION)
+        """Return SiLU(gate) * up, quantised [n, inner]."""
+        return steps.chosen().gate(self.layers.hidden(4 * layer + 2, rows))
 
     def _turn_to(self, end: int) -> None:
         """Have the rotations of all positions below `end`."""

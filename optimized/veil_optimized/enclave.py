@@ -16,12 +16,13 @@ from veil_optimized import integrity, remo
 from veil_optimized.dealer import Contact, DealerMinter, DealerTransport
 from veil_optimized.model import Group, Model
 from veil_optimized.profiles import Masking, profile_of
-from veil_optimized.remo import Minter, Outsourced
+from veil_optimized.remo import Minter, Outsourced, Rows
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
 from veil_optimized.transcript import Header
 from veil_optimized.transport import DEADLINE_S, GrpcTransport, RecordingTransport, Transport
 from veil_spec import __version__, constants
+from veil_spec.architecture import DecoderShape
 from veil_spec.refusals import Refusal, Refused
 
 Witness = Callable[[int, int, torch.Tensor], None]
@@ -112,17 +113,25 @@ class Enclave:
         """Return the number of the next forward call of several rows."""
         return self._profile.first_step(self._model.groups[0], self._calls[0], 2)
 
-    def mint_ahead(self, first_step: int, steps: int) -> None:
-        """Prepare the pads of one-token steps first_step to first_step + steps - 1, off the critical path.
+    def mint_ahead(self, first_step: int, steps: int, rows: int = 1) -> None:
+        """Prepare the pads of steps first_step to first_step + steps - 1, off the critical path.
+
+        Each step is one of so many rows, of which a decoder's head takes one.
 
         A dealer is asked for them; profiles without a minter prepare nothing.
         """
         start, before = time.perf_counter(), self._profile.macs
         with self._ending_on_failure():
-            self._profile.ahead(self._model.groups, first_step, steps)
+            self._profile.ahead(self._model.groups, first_step, steps, self._rows(rows))
         if self._profile.macs > before:
             self.cost.mint_seconds += time.perf_counter() - start
             self.cost.macs_offline += self._profile.macs - before
+
+    def _rows(self, rows: int) -> Rows:
+        if rows == 1:
+            return None
+        head = 1 if isinstance(self._model.shape, DecoderShape) else rows
+        return [rows] * (len(self._model.groups) - 1) + [head]
 
     def products(self, group: Group, rows: torch.Tensor) -> torch.Tensor:
         """Return the exact integer products of 16-bit rows, int64 [n, outputs], computed by the worker.
@@ -207,7 +216,7 @@ def epoch(
 
 
 def _vectors(check: integrity.Check) -> int:
-    return int(check.secret.limbs.shape[1])
+    return len(check.vectors)
 
 
 def _fields(model: Model, masking: Masking) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from veil_optimized import fixed_point
+from veil_optimized import fixed_point, steps
 from veil_optimized.fixed_point import Rows
 from veil_optimized.model import Layers, Model, Products, plain_products
 from veil_spec import constants
@@ -50,12 +50,12 @@ class Encoder:
         width = self.shape.width // self.shape.heads
         heads = self.layers.hidden(4 * layer, rows).reshape(len(rows.values), 3 * self.shape.heads, width)
         averages = [self._sequence(part.transpose(0, 1)) for part in torch.split(heads, list(counts))]
-        return fixed_point.quantise(torch.cat(averages), constants.HIDDEN_FRACTION)
+        return steps.chosen().quantise(torch.cat(averages), constants.HIDDEN_FRACTION)
 
     def _sequence(self, heads: torch.Tensor) -> torch.Tensor:
         queries, keys, values = heads.chunk(3)
-        query, key = (fixed_point.quantise(part, constants.HIDDEN_FRACTION) for part in (queries, keys))
-        return fixed_point.attend(query, key, values, None, 0).transpose(0, 1).flatten(1)
+        query, key = (steps.chosen().quantise(part, constants.HIDDEN_FRACTION) for part in (queries, keys))
+        return steps.chosen().attend(query, key, values, None, 0)
 
     def through(self, streams: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Return the last stream of each sequence, int64 [n_i, width], from that before the first layer.
@@ -65,11 +65,11 @@ class Encoder:
         counts = [len(part) for part in streams]
         stream, fraction = torch.cat(list(streams)), constants.RESIDUAL_FRACTION
         for layer in range(self.shape.layers):
-            attended = self._attention(layer, fixed_point.quantise(stream, fraction), counts)
+            attended = self._attention(layer, steps.chosen().quantise(stream, fraction), counts)
             stream = self.layers.residual(4 * layer + 1, attended, stream)
             stream = self.model.layer_norm(f"layers.{layer}.attention_norm", stream)
-            raised = self.layers.hidden(4 * layer + 2, fixed_point.quantise(stream, fraction))
-            gated = fixed_point.quantise(fixed_point.gelu(raised), constants.HIDDEN_FRACTION)
+            raised = self.layers.hidden(4 * layer + 2, steps.chosen().quantise(stream, fraction))
+            gated = steps.chosen().quantise(fixed_point.gelu(raised), constants.HIDDEN_FRACTION)
             stream = self.layers.residual(4 * layer + 3, gated, stream)
             stream = self.model.layer_norm(f"layers.{layer}.mlp_norm", stream)
         return list(torch.split(stream, counts))
@@ -95,8 +95,8 @@ class Encoder:
             raise Refused(Refusal.MODEL_UNSUPPORTED, "the model has no classifier: give one with labels")
         first = torch.stack([stream[0] for stream in streams])
         number = 4 * self.shape.layers
-        pooled = self.layers.hidden(number, fixed_point.quantise(first, constants.RESIDUAL_FRACTION))
-        row = fixed_point.quantise(fixed_point.tanh(pooled), constants.TANH_FRACTION)
+        pooled = self.layers.hidden(number, steps.chosen().quantise(first, constants.RESIDUAL_FRACTION))
+        row = steps.chosen().quantise(fixed_point.tanh(pooled), constants.TANH_FRACTION)
         return self.layers.hidden(number + 1, row)
 
 

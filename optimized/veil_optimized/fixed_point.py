@@ -177,14 +177,14 @@ def layer_norm(
     """
     count, fraction, limit = row.shape[-1], constants.RESIDUAL_FRACTION, constants.RESIDUAL_LIMIT
     centred = row * count - row.sum(-1, keepdim=True)
-    normal = _normal(centred, count.bit_length() + constants.NORM_SHIFT_FLOOR, _units(epsilon) * count**2)
+    normal = _normal(centred, count.bit_length() + constants.NORM_SHIFT_FLOOR, units(epsilon) * count**2)
     scaled = rescale(normal * gains, constants.NORM_FRACTION + gain_exponent - fraction, limit)
     return added(scaled, biases, bias_exponent - fraction, limit)
 
 
 def _gained(row: torch.Tensor, gains: torch.Tensor, epsilon: Fraction) -> torch.Tensor:
     """Return row / sqrt(mean(row**2) + epsilon) * gains; row has 24 fractional bits."""
-    return _normal(row, constants.NORM_SHIFT_FLOOR, _units(epsilon)) * gains
+    return _normal(row, constants.NORM_SHIFT_FLOOR, units(epsilon)) * gains
 
 
 def _normal(row: torch.Tensor, shift_floor: int, epsilon: int) -> torch.Tensor:
@@ -198,9 +198,10 @@ def _normal(row: torch.Tensor, shift_floor: int, epsilon: int) -> torch.Tensor:
     return round_shift(scaled * inverse.unsqueeze(-1), (56 - constants.NORM_FRACTION - lift).unsqueeze(-1))
 
 
-def _units(epsilon: Fraction) -> int:
-    units: int = floor(epsilon * 2**constants.EPSILON_FRACTION + Fraction(1, 2))
-    return units
+def units(epsilon: Fraction) -> int:
+    """Return epsilon in units of 2**-48, rounded."""
+    rounded: int = floor(epsilon * 2**constants.EPSILON_FRACTION + Fraction(1, 2))
+    return rounded
 
 
 def _moved(value: int, shift: torch.Tensor) -> torch.Tensor:

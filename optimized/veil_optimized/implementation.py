@@ -397,8 +397,8 @@ class Optimized:
 
     def verify(self, masked: Rows, product: Rows, challenge: Rows, key: Rows, modulus: int) -> None:
         """Check a product."""
-        secret, kept = (field.field_operand(_elements(rows, modulus), modulus) for rows in (challenge, key))
-        integrity.Check(secret, kept, modulus).verify(_elements(masked, modulus), _elements(product, modulus))
+        check = integrity.check_of(_elements(challenge, modulus), _elements(key, modulus), modulus)
+        check.verify(_elements(masked, modulus), _elements(product, modulus))
 
     def weight_leaf(self, group: int, weights: Rows) -> bytes:
         """Return the bytes of a group that the commitment covers."""

@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from veil_optimized.field import Operand, check_elements, combine, field_operand, product
+from veil_optimized import steps
+from veil_optimized.field import Operand, check_elements, combine, field_operand
 from veil_optimized.tape import field_elements
 from veil_spec import constants
 from veil_spec.interface import Tape
@@ -46,17 +47,21 @@ def check_key(weights: torch.Tensor, secret: torch.Tensor, modulus: int) -> torc
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The secret of one group in one epoch, ready to multiply; `macs` a row checked."""
+    """The secret of one group in one epoch, also ready to multiply; `macs` a row checked.
 
+    Secret vectors z [k, outputs] and their images z W [k, inner] are field elements.
+    """
+
+    vectors: torch.Tensor
+    images: torch.Tensor
+    modulus: int
     secret: Operand
     key: Operand
-    modulus: int
 
     @property
     def macs(self) -> int:
         """Return the field multiplications that checking one row takes."""
-        vectors, outputs = self.secret.limbs.shape[1:]
-        return vectors * (outputs + int(self.key.limbs.shape[2]))
+        return self.vectors.numel() + self.images.numel()
 
     def verify(self, masked: torch.Tensor, masked_product: torch.Tensor) -> None:
         """Return nothing if Y' z = X' (z W) for every row and every z.
@@ -66,11 +71,10 @@ class Check:
         """
         check_elements(masked, self.modulus)
         check_elements(masked_product, self.modulus)
-        (_, vectors, outputs), (_, keys, inner) = self.secret.limbs.shape, self.key.limbs.shape
-        if (*masked.shape, outputs, keys) != (len(masked_product), inner, masked_product.shape[1], vectors):
+        outputs, inner = self.vectors.shape[1], self.images.shape[1]
+        if (*masked.shape, outputs) != (len(masked_product), inner, masked_product.shape[1]):
             raise Refused(Refusal.SHAPE_MISMATCH)
-        returned = product(masked_product, self.secret, self.modulus)
-        if not torch.equal(returned, product(masked, self.key, self.modulus)):
+        if not steps.chosen().verifies(self, masked, masked_product):
             raise Refused(Refusal.CHECK_FAILED)
 
 
@@ -78,7 +82,14 @@ def prepare(tape: Tape, group: int, weights: torch.Tensor, modulus: int) -> Chec
     """Return a fresh check for a group's weights [outputs, inner]."""
     secret = challenge(tape, group, weights.shape[0], modulus)
     key = check_key(weights, secret, modulus)
-    return Check(field_operand(secret, modulus), field_operand(key, modulus), modulus)
+    return check_of(secret, key, modulus)
+
+
+def check_of(secret: torch.Tensor, key: torch.Tensor, modulus: int) -> Check:
+    """Return the check of vectors [k, outputs] with their images [k, inner]. Refuses: SHAPE_MISMATCH."""
+    if len(secret) != len(key):
+        raise Refused(Refusal.SHAPE_MISMATCH)
+    return Check(secret, key, modulus, field_operand(secret, modulus), field_operand(key, modulus))
 
 
 class Committed(Protocol):

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from safetensors import SafetensorError, safe_open
 
-from veil_optimized import fixed_point, kernels, remo
+from veil_optimized import fixed_point, kernels, remo, steps
 from veil_optimized.fixed_point import Rows
 from veil_spec import __version__, constants
 from veil_spec.architecture import Description, ModelShape, Precision, describe, shape_of
@@ -84,7 +84,7 @@ class Model:
 
     def rms_norm(self, name: str, rows: torch.Tensor) -> Rows:
         """Return the rows normalised with the gains of that name."""
-        return fixed_point.rms_norm(rows, *self.gains(name), self.shape.norm_epsilon)
+        return steps.chosen().rms_norm(rows, *self.gains(name), self.shape.norm_epsilon)
 
     def layer_norm(self, name: str, rows: torch.Tensor) -> torch.Tensor:
         """Return the rows centred and normalised with the gains and biases of that name, int64 [n, width]."""
@@ -183,18 +183,13 @@ class Layers:
     model: Model
     products: Products
 
-    def linear(self, number: int, rows: Rows, fraction: int, limit: int) -> torch.Tensor:
-        """Return a group's outputs in fixed point [n, outputs].
-
-        Implements: MDL-R5.
-        """
+    def linear(
+        self, number: int, rows: Rows, fraction: int, limit: int, stream: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return a group's outputs in fixed point [n, outputs], added to a stream where one is given."""
         group = self.model.groups[number]
         products = self.products(group, rows.values)
-        shift = rows.exponent.unsqueeze(-1) + group.exponent - fraction
-        words = fixed_point.rescale(products * group.mantissa, shift, limit)
-        if group.bias is None:
-            return words
-        return fixed_point.added(words, group.bias, group.bias_exponent - fraction, limit)
+        return steps.chosen().settle(products, group, rows.exponent, fraction, limit, stream)
 
     def hidden(self, number: int, rows: Rows) -> torch.Tensor:
         """Return a group's outputs with 18 fractional bits [n, outputs]."""
@@ -202,5 +197,4 @@ class Layers:
 
     def residual(self, number: int, rows: Rows, stream: torch.Tensor) -> torch.Tensor:
         """Return the stream plus a group's outputs, saturated [n, width]."""
-        added = self.linear(number, rows, constants.RESIDUAL_FRACTION, constants.RESIDUAL_LIMIT)
-        return (stream + added).clamp(-constants.RESIDUAL_LIMIT, constants.RESIDUAL_LIMIT)
+        return self.linear(number, rows, constants.RESIDUAL_FRACTION, constants.RESIDUAL_LIMIT, stream)

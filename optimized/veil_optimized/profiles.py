@@ -7,8 +7,8 @@ from typing import Final, Protocol
 
 import torch
 
-from veil_optimized import lwe, remo
-from veil_optimized.remo import Minter, Outsourced, RankMinter, Ratchet
+from veil_optimized import lwe, remo, steps
+from veil_optimized.remo import Minter, Outsourced, RankMinter, Ratchet, Rows
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 
@@ -75,8 +75,8 @@ class Profile(Protocol):
         """Return the first step from this one on that so many rows can be masked in."""
         ...
 
-    def ahead(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
-        """Prepare one-row steps first_step to first_step + steps - 1, where that can be done ahead."""
+    def ahead(self, groups: Sequence[Outsourced], first_step: int, steps: int, rows: Rows = None) -> None:
+        """Prepare steps first_step to first_step + steps - 1, of so many rows, where that can be done."""
         ...
 
     def close(self) -> None:
@@ -114,9 +114,9 @@ class Padded:
         """Return the first step from this one on that the minter has pads for."""
         return self.minter.first_step(group, step, rows)
 
-    def ahead(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
+    def ahead(self, groups: Sequence[Outsourced], first_step: int, steps: int, rows: Rows = None) -> None:
         """Let the minter prepare pads."""
-        self.minter.mint(groups, first_step, steps)
+        self.minter.mint(groups, first_step, steps, rows)
 
     def hide(self, group: Outsourced, step: int, rows: torch.Tensor) -> Hidden:
         """Return rows plus pads; pads and, once used, corrections are overwritten.
@@ -124,11 +124,11 @@ class Padded:
         Refuses: PAD_REUSED, what `mask` refuses.
         """
         pads, correction = self.minter.take(group, step, len(rows))
-        masked = remo.mask(rows, pads, group.modulus)
+        masked = steps.chosen().mask(rows, pads, group.modulus)
         pads.zero_()
 
         def reveal(product: torch.Tensor) -> torch.Tensor:
-            plain = remo.unmask(product, correction, group.modulus)
+            plain = steps.chosen().unmask(product, correction, group.modulus)
             correction.zero_()
             return plain
 
@@ -184,7 +184,7 @@ class Lwe:
         """Return the first step from this one on whose seed is there."""
         return self._ratchet.first_open(step)
 
-    def ahead(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
+    def ahead(self, groups: Sequence[Outsourced], first_step: int, steps: int, rows: Rows = None) -> None:
         """Return nothing: no work is done ahead yet."""
 
     def close(self) -> None:

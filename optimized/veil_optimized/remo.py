@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -223,6 +224,10 @@ class Outsourced(Protocol):
     def modulus(self) -> int: ...
 
 
+Rows = Sequence[int] | None
+"""How many rows the pads of each group have; None is one for each."""
+
+
 class Minter(Protocol):
     """A source of pads with their corrections, each address once; `macs` counts its multiplications."""
 
@@ -232,8 +237,8 @@ class Minter(Protocol):
         """Return the first step from this one on whose pads can be had for so many rows."""
         ...
 
-    def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
-        """Prepare the one-row pads of all groups for some steps, where that can be done ahead."""
+    def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int, rows: Rows = None) -> None:
+        """Prepare the pads of all groups for some steps, of so many rows, where that can be done ahead."""
         ...
 
     def close(self) -> None:
@@ -245,13 +250,22 @@ class Minter(Protocol):
         ...
 
 
+def _first_rows(
+    pads: torch.Tensor, corrections: torch.Tensor, rows: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first rows of pads and their corrections, and overwrite the others."""
+    for elements in (pads, corrections):
+        elements[rows:].zero_()
+    return pads[:rows], corrections[:rows]
+
+
 class LocalMinter:
     """Mints uniform pads in the enclave, which holds the weights: profile `pad`."""
 
     def __init__(self, ratchet: Ratchet) -> None:
         self._ratchet = ratchet
         self._used = Addresses()
-        self._ahead: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._ahead: dict[int, dict[int, tuple[torch.Tensor, torch.Tensor]]] = {}
         self.macs = 0
 
     def _corrected(self, group: Outsourced, pads: torch.Tensor) -> torch.Tensor:
@@ -259,19 +273,23 @@ class LocalMinter:
         return multiply(pads, group.weights, group.modulus)
 
     def first_step(self, group: Outsourced, step: int, rows: int) -> int:
-        """Return the first step from this one on that is minted ahead for one row, or whose seed is there."""
-        if rows == 1 and (group.number, step) in self._ahead:
+        """Return the first step from this one on that has enough pads ready, or whose seed is there."""
+        if self._has(group, step, rows):
             return step
-        ahead = (n for number, n in self._ahead if rows == 1 and number == group.number and n > step)
+        ahead = (number for number in self._ahead if number > step and self._has(group, number, rows))
         return min([self._ratchet.first_open(step), *ahead])
+
+    def _has(self, group: Outsourced, step: int, rows: int) -> bool:
+        ready = self._ahead.get(step, {}).get(group.number)
+        return ready is not None and len(ready[0]) >= rows
 
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads, corrections), minted ahead or now. Refuses: PAD_REUSED."""
         self._used.burn(group.number, step)
-        ready = self._ahead.pop((group.number, step), None)
-        if ready is not None and rows == 1:
+        ready = self._ahead[step].pop(group.number) if self._has(group, step, rows) else None
+        if ready is not None:
             self._forget(step)
-            return ready
+            return _first_rows(*ready, rows)
         tape = self._ratchet.tape(step)
         self._forget(step)
         pads = pad(tape, group.number, step, rows, group.weights.shape[1], group.modulus)
@@ -280,12 +298,12 @@ class LocalMinter:
     def _forget(self, step: int) -> None:
         """Overwrite what is left of earlier steps: seeds, and pads of every group."""
         self._ratchet.forget_before(step)
-        for left in [key for key in self._ahead if key[1] < step]:
-            for elements in self._ahead.pop(left):
+        for left in [number for number in self._ahead if number < step]:
+            for elements in chain(*self._ahead.pop(left).values()):
                 elements.zero_()
 
-    def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
-        """Prepare the one-row pads of all groups for steps first_step to first_step + steps - 1.
+    def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int, rows: Rows = None) -> None:
+        """Prepare the pads of all groups, of so many rows, for steps first_step to first_step + steps - 1.
 
         Their tapes are gone afterwards. Steps that were passed over stay open, and who reads the tape of an
         open step can derive all that follow.
@@ -294,14 +312,14 @@ class LocalMinter:
             return
         numbers = range(first_step, first_step + steps)
         tapes = [self._ratchet.tape(step) for step in numbers]
-        for group in groups:
-            about = (1, group.weights.shape[1], group.modulus)
+        for group, count in zip(groups, rows or [1] * len(groups), strict=True):
+            about = (count, group.weights.shape[1], group.modulus)
             drawn = [pad(tape, group.number, step, *about) for tape, step in zip(tapes, numbers, strict=True)]
             joined = torch.cat(drawn)
             corrections = self._corrected(group, joined)
             joined.zero_()
-            for row, step in enumerate(numbers):
-                self._ahead[group.number, step] = drawn[row], corrections[row : row + 1].clone()
+            for step, pads, correction in zip(numbers, drawn, torch.split(corrections, count), strict=True):
+                self._ahead.setdefault(step, {})[group.number] = pads, correction.clone()
             corrections.zero_()
         self._ratchet.forget(numbers)
 
@@ -327,7 +345,7 @@ class RankMinter:
         """Return the first step from this one on whose seed is there."""
         return self._ratchet.first_open(step)
 
-    def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int) -> None:
+    def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int, rows: Rows = None) -> None:
         """Return nothing: no work is done ahead."""
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from veil_optimized import wire
+from veil_optimized import steps, wire
 from veil_optimized.transport import StreamLost, Transport
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
@@ -100,13 +100,12 @@ class Channel:
             rows, columns = elements.shape
             width = wire.element_bytes(modulus)
             wire.check_size(rows * columns_out * width, columns_out * width)
-            data = wire.pack(elements.numpy(force=True), modulus)
+            data = steps.chosen().pack(elements, modulus)
             frames = wire.split(FrameKind.MULTIPLY, self.epoch, group, step, columns, width, data)
             expected = (FrameKind.PRODUCT, self.epoch, group, step, columns_out, width, rows)
             message = self._answer(self._model_hash, frames, expected)
             self.round_trips += 1
-            product = wire.unpack(message.data, rows * columns_out, modulus)
-            return torch.from_numpy(product).reshape(rows, columns_out)
+            return steps.chosen().unpack(message.data, rows, columns_out, modulus)
 
     def sequence(self) -> Kept:
         """Return a sequence of mode `split` that has not begun, under the lowest number that is free.

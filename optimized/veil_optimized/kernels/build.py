@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Final
 
 FOLDER: Final = Path(__file__).resolve().parent
-SOURCES: Final = ("products.c",)
+SOURCES: Final = ("products.c", "steps.c")
 HEADERS: Final = ("kernel.h",)
-FLAGS: Final = ("-O3", "-march=native", "-std=gnu11", "-Wall", "-Wextra", "-shared", "-fPIC")
+FLAGS: Final = (
+    *("-O3", "-march=native", "-mprefer-vector-width=512" if platform.machine() == "x86_64" else "-O3"),
+    *("-std=gnu11", "-fwrapv", "-fno-math-errno", "-ffp-contract=off"),
+    *("-Wall", "-Wextra", "-shared", "-fPIC"),
+)
 
 
 def _processor() -> str:
@@ -44,7 +48,7 @@ def build() -> Path:
     target = library()
     with tempfile.TemporaryDirectory(dir=FOLDER) as scratch:
         made = Path(scratch) / target.name
-        command = [compiler, *FLAGS, "-o", str(made), *SOURCES]
+        command = [compiler, *FLAGS, "-o", str(made), *SOURCES, "-lm"]
         done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")

@@ -1,15 +1,13 @@
 """The kernel compiled from `products.c` by `build`, where somebody has done that."""
 
 import ctypes
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Self
 
 import torch
 
 from veil_optimized.kernels.build import library
+from veil_optimized.kernels.shared import MACS_A_THREAD, among_threads
 
-MACS_A_THREAD: Final = 2**19
-"""Multiplications that are worth another thread: about ten microseconds of one."""
 ROWS: Final = 128
 """Rows multiplied at a time: their digits and sums stay in tens of megabytes."""
 EXACT_BITS: Final = 16
@@ -29,7 +27,6 @@ class Compiled:
             *(ctypes.c_uint64, pointer),
         ]
         self._product.restype = number
-        self._pool = ThreadPoolExecutor(64, "veil-kernel")
 
     @classmethod
     def load(cls) -> Self | None:
@@ -57,17 +54,13 @@ class Compiled:
     ) -> None:
         """Fill the result: every thread takes a share of the outputs."""
         (count, inner), outputs = values.shape, len(weights)
-        threads = min(torch.get_num_threads(), 1 + count * inner * outputs // MACS_A_THREAD)
-        share = -(-outputs // threads)
 
-        def run(first: int) -> int:
+        def run(first: int, last: int) -> int:
             made: int = self._product(
                 *(values.data_ptr(), count, inner, weights.data_ptr(), weights.element_size()),
-                *(first, min(first + share, outputs), outputs, bits, modulus, result.data_ptr()),
+                *(first, last, outputs, bits, modulus, result.data_ptr()),
             )
             return made
 
-        firsts = range(0, outputs, share)
-        done = map(run, firsts) if threads == 1 else self._pool.map(run, firsts)
-        if not all(done):
+        if not among_threads(run, outputs, count * inner * outputs // MACS_A_THREAD):
             raise MemoryError("no memory for the digits of the rows")

@@ -4,9 +4,11 @@
 oneDNN goes without them: the probes tell.
 """
 
-from typing import Final
+from collections.abc import Iterator, MutableMapping
+from typing import Final, cast
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from veil_optimized import field
 
@@ -14,10 +16,12 @@ LIMB_BITS: Final = 8
 """A limb is a byte of the element as it lies in memory."""
 JOINED: Final = field.LEFT_BITS // LIMB_BITS
 """Limbs whose sums are joined in 64 bits before anything is reduced."""
-BLOCK: Final = 2**18
-"""Weights of 16 bits that are cut into halves at a time: they stay in a second-level cache."""
+SUMS: Final = 2**18
+"""Sums that are made and joined at a time: 2 MiB in 64 bits."""
 SIGN: Final = 2**15
 """Added to a 16-bit integer with sign, it leaves two bytes without one."""
+KEPT: Final = cast(MutableMapping[torch.Tensor, torch.Tensor], WeakTensorKeyDictionary())
+"""16-bit weights to their halves, as long as the weights are there."""
 
 
 class Int8:
@@ -29,12 +33,14 @@ class Int8:
         """Return masked rows times weights, mod p, int64 [n, outputs]."""
         count = -(-modulus.bit_length() // LIMB_BITS)
         limbs = _bytes_of(masked, count)
-        sums = _sums(limbs, weights).reshape(count, len(masked), 1, -1)
-        groups = [sums[first : first + JOINED] for first in range(0, count, JOINED)]
-        joined = torch.stack([_joined(group) for group in groups])
-        result = field.recombined(joined, field.WEIGHT_BITS, modulus)
-        for copy in (limbs, sums, joined):
-            copy.zero_()
+        result = torch.empty(len(masked), len(weights), dtype=torch.int64)
+        for columns, sums in _sums(limbs, weights):
+            places = sums.reshape(count, len(masked), 1, -1)
+            joined = torch.stack([_joined(places[n : n + JOINED]) for n in range(0, count, JOINED)])
+            result[:, columns] = field.recombined(joined, field.WEIGHT_BITS, modulus)
+            for copy in (sums, joined):
+                copy.zero_()
+        limbs.zero_()
         return result
 
     def exact(self, rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -42,10 +48,11 @@ class Int8:
 
         SIGN makes the rows positive; a row of ones adds up the weights, by which it is taken out again.
         """
-        limbs = _bytes_of(rows + SIGN, 2)
         ones = torch.ones(1, rows.shape[1], dtype=torch.uint8)
-        sums = _sums(torch.cat((limbs, ones)), weights)
-        return _joined(sums[:-1].reshape(2, len(rows), -1)) - SIGN * sums[-1]
+        result = torch.empty(len(rows), len(weights), dtype=torch.int64)
+        for columns, sums in _sums(torch.cat((_bytes_of(rows + SIGN, 2), ones)), weights):
+            result[:, columns] = _joined(sums[:-1].reshape(2, len(rows), -1)) - SIGN * sums[-1]
+        return result
 
 
 def _bytes_of(elements: torch.Tensor, count: int) -> torch.Tensor:
@@ -63,23 +70,34 @@ def _joined(sums: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def _sums(limbs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Return rows of bytes times weights, int64 [rows, outputs].
+def _sums(limbs: torch.Tensor, weights: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Yield (columns, rows of bytes times those weights, int64 [rows, columns])."""
+    parts = (weights,) if weights.dtype == torch.int8 else _halves(weights).chunk(2)
+    width = max(1, SUMS // len(limbs))
+    for start in range(0, len(weights), width):
+        columns = slice(start, min(start + width, len(weights)))
+        sums = _dots(limbs, parts[0][columns])
+        for high in parts[1:]:
+            sums += _dots(limbs, high[columns]) << LIMB_BITS
+        yield columns, sums
+
+
+def _dots(limbs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return rows of bytes times 8-bit weights, int64 [rows, outputs].
 
     An inner dimension of 1 is done elsewhere: torch 2.13 leaves most of its result as it finds it.
     """
     if weights.shape[1] == 1:
         return limbs.to(torch.int64) * weights.T
-    if weights.dtype == torch.int8:
-        return torch._int_mm(limbs, weights.T).to(torch.int64)
-    outputs, inner = weights.shape
-    result = torch.empty(len(limbs), outputs, dtype=torch.int64)
-    height = max(1, BLOCK // inner)
-    for start in range(0, outputs, height):
-        block = weights[start : start + height]
-        low = block.to(torch.int8)
-        high = ((block - low) >> LIMB_BITS).to(torch.int8)
-        both = torch._int_mm(limbs, torch.cat((low, high)).T).to(torch.int64)
-        result[:, start : start + height] = both[:, : len(block)] + (both[:, len(block) :] << LIMB_BITS)
-        both.zero_()
-    return result
+    return torch._int_mm(limbs, weights.T).to(torch.int64)
+
+
+def _halves(weights: torch.Tensor) -> torch.Tensor:
+    """Return the lower and then the upper halves of 16-bit weights, int8 [2 * outputs, inner].
+
+    They are kept, since cutting them costs more than a row's product.
+    """
+    if weights not in KEPT:
+        low = weights.to(torch.int8)
+        KEPT[weights] = torch.cat((low, ((weights - low) >> LIMB_BITS).to(torch.int8)))
+    return KEPT[weights]

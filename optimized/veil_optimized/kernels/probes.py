@@ -68,8 +68,9 @@ def _extremes() -> Iterator[Probe]:
         weights = torch.full((outputs, inner), limit, dtype=kind)
         weights[1::2] = -limit
         rows = torch.full((count, inner), constants.ACTIVATION_LIMIT)
-        for distance in (1, *(_largest_digits(bits) for bits in DIGITS)):
-            yield Probe(weights, rows, partial(_below_the_top, (count, inner), distance))
+        tops = [(2, -1), *((2, -_largest_digits(bits)) for bits in DIGITS)]
+        for halves, offset in (*tops, (1, 0), (1, 1), (1, -(2**15)), (0, 1)):
+            yield Probe(weights, rows, partial(_near, (count, inner), halves, offset))
             rows = -rows
 
 
@@ -78,8 +79,9 @@ def _largest_digits(bits: int) -> int:
     return sum(1 << place for place in range(bits - 1, 31, bits))
 
 
-def _below_the_top(shape: tuple[int, int], distance: int, modulus: int) -> Integers:
-    return np.full(shape, np.uint64(modulus - distance)).view(np.int64)
+def _near(shape: tuple[int, int], halves: int, offset: int, modulus: int) -> Integers:
+    """Return the element that is so far from so many halves of the modulus, everywhere."""
+    return np.full(shape, np.uint64(modulus * halves // 2 + offset)).view(np.int64)
 
 
 def _scattered() -> Iterator[Probe]:

@@ -255,19 +255,28 @@ static void chunk_sums(
     }
 }
 
+/* The largest element that is written as it is: half of p, or less where its digits would reach 2^(bits - 1).
+ * One above it is written less p. */
+static uint64_t largest(Plan plan, uint64_t modulus) {
+    unsigned __int128 most = 0;
+    for (int d = 0; d < plan.digits; d++) most = (most << plan.bits) + ((uint64_t)1 << (plan.bits - 1)) - 1;
+    return most < modulus / 2 ? (uint64_t)most : modulus / 2;
+}
+
 /* Cut a row of signed integers into balanced digits [digits, stride], the lowest first; `rest` is scratch. */
 static void cut(
     const int64_t *values, int inner, Plan plan, size_t stride, int field_bits, uint64_t modulus, int64_t *rest,
     int16_t *x) {
     int64_t half = (int64_t)1 << (plan.bits - 1), mask = 2 * half - 1;
+    uint64_t most = largest(plan, modulus);
     for (int k = 0; k < inner; k++) rest[k] = values[k];
     if (field_bits != 16)
-        for (int k = 0; k < inner; k++) rest[k] -= (uint64_t)rest[k] > modulus / 2 ? (int64_t)modulus : 0;
+        for (int k = 0; k < inner; k++) rest[k] -= (uint64_t)rest[k] > most ? (int64_t)modulus : 0;
     for (int d = 0; d < plan.digits - 1; d++, x += stride)
         for (int k = 0; k < inner; k++) {
-            int64_t digit = ((rest[k] + half) & mask) - half;
-            x[k] = (int16_t)digit;
-            rest[k] = (rest[k] - digit) >> plan.bits;
+            int64_t low = rest[k] & mask, carry = low >= half;
+            x[k] = (int16_t)(low - (carry << plan.bits));
+            rest[k] = (rest[k] >> plan.bits) + carry;
         }
     for (int k = 0; k < inner; k++) x[k] = (int16_t)rest[k];
 }
