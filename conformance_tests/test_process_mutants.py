@@ -136,6 +136,11 @@ MUTANTS = {
         "if step and (number not in self._caches or self._caches[number].position != step):",
         "if step and number not in self._caches:",
     ),
+    "WIR-P14": (
+        "optimized/veil_optimized/sharding.py",
+        "torch.cat(banded, dim=2)",
+        "torch.cat(banded[::-1], dim=2)",
+    ),
     "WIR-P10": ("optimized/veil_optimized/serving.py", "if stream.between:", "if True:"),
 }
 """Requirement to (file, code, wrong code)."""

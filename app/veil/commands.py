@@ -370,11 +370,16 @@ def worker(
     device: Annotated[str, typer.Option(help="torch device that holds the weights")] = "cpu",
     parent: Annotated[bool, typer.Option("--parent", help="end when standard input ends")] = False,
 ) -> None:
-    """Multiply field elements for enclaves, and infer for those in mode split; sees nothing else."""
+    """Multiply field elements for enclaves, and infer for those in mode split; sees nothing else.
+
+    Several processes share the weights where torchrun starts them.
+    """
+    from veil_optimized import ranks
     from veil_optimized import worker as process
 
-    _check_device(device)
-    process.serve(_folder(model, precision) / INTEGER_FILE, address, process.announce, device, parent)
+    own = ranks.own_device(device)
+    _check_device(own)
+    process.serve(_folder(model, precision) / INTEGER_FILE, address, process.announce, own, parent)
 
 
 @app.command()

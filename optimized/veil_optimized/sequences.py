@@ -1,7 +1,6 @@
 """Mode `split`, the worker's side: plain inference of what a stream sends, and what is kept of it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -9,7 +8,8 @@ import torch
 from veil_optimized.decoder import FIRST_ROOM, Cache, Decoder
 from veil_optimized.encoder import Encoder
 from veil_optimized.generate import PIECE
-from veil_optimized.model import Group, Model, Products, plain_products
+from veil_optimized.model import Group, Model, Products
+from veil_optimized.sharding import Kind
 from veil_spec import constants
 from veil_spec.architecture import DecoderShape
 from veil_spec.refusals import Refusal, Refused
@@ -30,18 +30,16 @@ class Sequences(Protocol):
 class Held(Protocol):
     """A group's weights where the worker keeps them."""
 
-    @property
-    def weights(self) -> torch.Tensor:
-        """Return int16 or int8 [outputs, inner]."""
+    def product(self, kind: Kind, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows [n, inner] on the worker's device times the weights, int64 [n, outputs]."""
         ...
 
 
-def products_on(weights: Mapping[int, Held], device: str) -> Products:
-    """Return plain products with weights by the groups' numbers on a device; rows and results stay here."""
+def products_on(groups: Mapping[int, Held], device: str) -> Products:
+    """Return plain products with groups by their numbers on a device; rows and results stay here."""
 
     def products(group: Group, rows: torch.Tensor) -> torch.Tensor:
-        placed = replace(group, weights=weights[group.number].weights)
-        return plain_products(placed, rows.to(device)).to(rows.device)
+        return groups[group.number].product(Kind.EXACT, rows.to(device)).to(rows.device)
 
     return products
 

@@ -1,6 +1,7 @@
 """The worker: holds weights and multiplies the field elements that it is sent.
 
-In mode `split` it also infers: then it sees embeddings of sanitized tokens.
+In mode `split` it also infers: then it sees embeddings of sanitized tokens. Started by torchrun as several
+processes, it answers from the first and multiplies in all.
 """
 
 import argparse
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import torch
 
-from veil_optimized import kernels, wire
+from veil_optimized import ranks, steps, wire
 from veil_optimized.launching import LOOPBACK, READY
-from veil_optimized.lwe import halves
+from veil_optimized.ranks import ROUND_S, RankLost, Ranks
 from veil_optimized.serving import GRACE_S, IDLE_S, Server
+from veil_optimized.sharding import Kind, multiplied
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Frame, FrameKind
@@ -62,6 +64,24 @@ class Model(Protocol):
         ...
 
 
+class Group(Protocol):
+    """One linear group where the worker multiplies by it: on a device, or on those of several processes."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (outputs, inner)."""
+        ...
+
+    @property
+    def modulus(self) -> int:
+        """Return the field's prime."""
+        ...
+
+    def product(self, kind: Kind, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows [n, inner] on the worker's device times the weights, int64 [n, outputs]."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Placed:
     """A group's weights on the worker's device."""
@@ -69,8 +89,18 @@ class Placed:
     weights: torch.Tensor
     modulus: int
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (outputs, inner)."""
+        outputs, inner = self.weights.shape
+        return outputs, inner
 
-def place(model: Model, device: str) -> Mapping[int, Weights]:
+    def product(self, kind: Kind, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows [n, inner] times the weights, or twice as many outputs by their halves."""
+        return multiplied(kind, rows, self.weights, self.modulus)
+
+
+def place(model: Model, device: str) -> Mapping[int, Placed]:
     """Return the groups by number, their weights on the device."""
     return {
         number: Placed(group.weights.to(device), group.modulus) for number, group in enumerate(model.groups)
@@ -78,9 +108,9 @@ def place(model: Model, device: str) -> Mapping[int, Weights]:
 
 
 def inference(
-    model: Model, weights: Mapping[int, Weights], device: str = "cpu", cache_limit: int = CACHE_LIMIT
+    model: Model, groups: Mapping[int, Group], device: str = "cpu", cache_limit: int = CACHE_LIMIT
 ) -> "Callable[[], Sequences] | None":
-    """Return what begins plain inference for a stream, on weights that are placed; None for bare groups.
+    """Return what begins plain inference for a stream, on groups that are placed; None for bare ones.
 
     Nothing is prepared before the first stream that asks for it.
     """
@@ -92,7 +122,7 @@ def inference(
     def begin() -> "Sequences":
         from veil_optimized import sequences
 
-        return sequences.of(model, sequences.products_on(weights, device), cache_limit)
+        return sequences.of(model, sequences.products_on(groups, device), cache_limit)
 
     return begin
 
@@ -105,12 +135,12 @@ class Worker:
 
     def __init__(
         self,
-        weights: Mapping[int, Weights],
+        groups: Mapping[int, Group],
         model_hash: bytes,
         device: str = "cpu",
         infer: "Callable[[], Sequences] | None" = None,
     ) -> None:
-        self._weights = weights
+        self._groups = groups
         self._model_hash = model_hash
         self._device = device
         self._infer = infer
@@ -154,10 +184,10 @@ class Worker:
         if frame.kind is FrameKind.EMBEDDED:
             self._kept().begin(frame.group, frame.step, frame.total_rows, frame.columns)
             return wire.Reassembly.described_by(frame)
-        if frame.group not in self._weights:
+        if frame.group not in self._groups:
             raise Refused(Refusal.FRAME_UNEXPECTED, "group")
-        group = self._weights[frame.group]
-        outputs, inner = group.weights.shape
+        group = self._groups[frame.group]
+        outputs, inner = group.shape
         wide = frame.element_bytes == WIDE
         if frame.columns != inner or not (wide or frame.element_bytes == wire.element_bytes(group.modulus)):
             raise Refused(Refusal.FRAME_UNEXPECTED, "shape")
@@ -167,12 +197,12 @@ class Worker:
 
     def _product(self, message: wire.Reassembly) -> Sequence[Frame]:
         """Return the frames of the product. Implements: WIR-P7."""
-        weights, modulus = _matrix(self._weights[message.group], message.element_bytes)
+        group, wide = self._groups[message.group], message.element_bytes == WIDE
+        modulus = constants.LWE_MODULUS if wide else group.modulus
         shape = (message.total_rows, message.columns)
-        elements = wire.unpack(message.data, shape[0] * shape[1], modulus).reshape(shape)
-        masked = torch.from_numpy(elements).to(self._device)
-        product = kernels.multiply(masked, weights, modulus)
-        data = wire.pack(product.numpy(force=True), modulus)
+        masked = steps.chosen().unpack(message.data, *shape, modulus).to(self._device)
+        product = group.product(Kind.HALVES if wide else Kind.FIELD, masked)
+        data = steps.chosen().pack(product.cpu(), modulus)
         about = (FrameKind.PRODUCT, message.epoch, message.group, message.step)
         return wire.split(*about, product.shape[1], message.element_bytes, data)
 
@@ -193,23 +223,18 @@ class Worker:
         return wire.split(*about, answer.shape[1], message.element_bytes, data)
 
 
-def _matrix(group: Weights, element_bytes: int) -> tuple[torch.Tensor, int]:
-    """Return the matrix [outputs, inner] and field of a product: in 8 bytes, the halves of RMO-R15 over q."""
-    if element_bytes == WIDE:
-        return halves(group.weights), constants.LWE_MODULUS
-    return group.weights, group.modulus
-
-
 @dataclass(frozen=True, slots=True)
 class Patience:
     """What a worker bears: seconds of a silent peer, seconds for exchanges when it is told to end, and bytes.
 
-    The bytes are those of the keys and values that it keeps for one stream of mode `split`.
+    The bytes are those of the keys and values that it keeps for one stream of mode `split`. A worker of
+    several processes also bears seconds in which one of them does not do its part.
     """
 
     idle_s: float = IDLE_S
     grace_s: float = GRACE_S
     cache_limit: int = CACHE_LIMIT
+    round_s: float = ROUND_S
 
 
 def serve_model(
@@ -219,17 +244,27 @@ def serve_model(
     stop: threading.Event,
     device: str = "cpu",
     patience: Patience = Patience(),
+    groups: Mapping[int, Group] | None = None,
 ) -> None:
-    """Serve a model until `stop` is set; `ready` is called once with the address. Refuses: WORKER_LOST."""
-    weights = place(model, device)
-    infer = inference(model, weights, device, patience.cache_limit)
+    """Serve a model until `stop` is set; `ready` is called once with the address.
+
+    Its groups are placed on the device, unless they are given. A rank that is lost ends the stream that
+    needs it and sets `stop`.
+
+    Refuses: WORKER_LOST.
+    """
+    placed = place(model, device) if groups is None else groups
+    infer = inference(model, placed, device, patience.cache_limit)
 
     def answer(requests: Iterator[bytes]) -> Iterator[bytes]:
-        worker = Worker(weights, model.digest, device, infer)
-        for data in requests:
-            yield from worker.handle(data)
-            if worker.ended:
-                return
+        worker = Worker(placed, model.digest, device, infer)
+        try:
+            for data in requests:
+                yield from worker.handle(data)
+                if worker.ended:
+                    return
+        except RankLost:
+            stop.set()
 
     server = Server(answer, address, idle_s=patience.idle_s)
     ready(server.address)
@@ -247,11 +282,44 @@ def serve(
 ) -> None:
     """Serve an integer model file until SIGTERM, SIGINT or, with `parent`, the end of standard input.
 
-    Refuses: WORKER_LOST, what `model.load` refuses.
+    Refuses: WORKER_LOST, MODEL_MISMATCH, what `model.load` refuses.
     """
     from veil_optimized import model
 
-    serve_until_told(model.load(model_path), address, ready or announce, device, parent, patience)
+    if ranks.several():
+        _serve_together(model_path, address, ready or announce, device, parent, patience)
+    else:
+        serve_until_told(model.load(model_path), address, ready or announce, device, parent, patience)
+
+
+def _serve_together(
+    model_path: Path,
+    address: str,
+    ready: Callable[[str], None],
+    device: str,
+    parent: bool,
+    patience: Patience,
+) -> None:
+    """Serve a model file with other processes: as rank 0 until told to end, as another until rank 0 says so.
+
+    Implements: WIR-P14, WIR-P10.
+    Refuses: WORKER_LOST, MODEL_MISMATCH, what `model.load` refuses.
+    """
+    from veil_optimized import model
+
+    together = Ranks(device, patience.round_s)
+    loaded = model.load(model_path)
+    if together.rank:
+        ranks.obey_rank_0()
+        together.hold(loaded)
+        del loaded  # the shards are all that stays in memory
+        together.follow()
+        return
+    groups = together.hold(loaded)
+    try:
+        serve_until_told(loaded, address, ready, device, parent, patience, groups)
+    finally:
+        together.stop()
 
 
 def serve_until_told(
@@ -261,6 +329,7 @@ def serve_until_told(
     device: str,
     parent: bool,
     patience: Patience = Patience(),
+    groups: Mapping[int, Group] | None = None,
 ) -> None:
     """Serve a model until SIGTERM, SIGINT or, with `parent`, the end of standard input."""
     stop = threading.Event()
@@ -268,7 +337,7 @@ def serve_until_told(
         signal.signal(number, lambda *_: stop.set())
     if parent:
         threading.Thread(target=wait_for_end_of_input, args=(stop,), daemon=True).start()
-    serve_model(model, address, ready, stop, device, patience)
+    serve_model(model, address, ready, stop, device, patience, groups)
 
 
 def announce(address: str) -> None:
@@ -309,15 +378,19 @@ def main() -> int:
     parser.add_argument("--idle-s", type=_seconds, default=IDLE_S, help="end a stream that is silent so long")
     parser.add_argument("--grace-s", type=_seconds, default=GRACE_S, help="on SIGTERM, time for exchanges")
     parser.add_argument(
+        "--round-s", type=_seconds, default=ROUND_S, help="torchrun: time for a process's part"
+    )
+    parser.add_argument(
         "--cache-gib",
         type=_gibibytes,
         default=CACHE_LIMIT,
         help="mode split: most keys and values of a stream, 4 by default",
     )
     given = parser.parse_args()
-    patience = Patience(given.idle_s, given.grace_s, given.cache_gib)
+    patience = Patience(given.idle_s, given.grace_s, given.cache_gib, given.round_s)
     try:
-        serve(given.model, given.address, announce, given.device, given.parent, patience)
+        device = ranks.own_device(given.device)
+        serve(given.model, given.address, announce, device, given.parent, patience)
     except Refused as refused:
         print(f"worker: {refused}", file=sys.stderr)
         return 2
