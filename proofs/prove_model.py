@@ -14,6 +14,7 @@ import torch
 from veil_conformance import tiny_model
 from veil_optimized import encoder as fast_encoder
 from veil_optimized import fixed_point as fast_point
+from veil_optimized import steps
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave
 from veil_optimized.model import load as fast_load
@@ -246,5 +247,6 @@ def test_negative_control_a_small_field_or_a_look_ahead_is_noticed(
     ) -> tuple[slice, torch.Tensor | None]:
         return seen(new, positions, None, window, device)
 
+    monkeypatch.setattr(steps, "chosen", lambda: steps.TORCH)
     monkeypatch.setattr(fast_point, "_sight", everything)
     assert not every_split_agrees(path, expected)

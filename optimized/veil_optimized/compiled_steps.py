@@ -313,7 +313,7 @@ def _crossed(modulus: int, steps: Steps) -> list[object]:
     """Return what becomes of rows that are masked, checked and unmasked, with one answer that is wrong."""
     rows = _scattered(constants.ACTIVATION_LIMIT, 3, 19)
     pads, answer = (_scattered(2**62, 3, width).remainder(modulus) for width in (19, 11))
-    pads[0], answer[0] = modulus - 1, modulus - 1
+    pads[0], answer[0], rows[0, :2] = modulus - 1, modulus - 1, torch.tensor([1, -1])
     check = _check(modulus)
     masked = steps.mask(rows, pads, modulus)
     right = torch.tensor([[int(x) % modulus] * 11 for x in answer[:, 0]])

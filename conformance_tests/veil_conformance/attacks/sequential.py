@@ -50,10 +50,11 @@ class Branches(Decoder):
     def _sequence(self, layer: int, heads: torch.Tensor, cache: Cache) -> torch.Tensor:
         if not self._branching:
             return super()._sequence(layer, heads, cache)
-        shape, count, place = self.shape, heads.shape[1], cache.position
-        queries, keys, values = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads])
+        shape, count, place = self.shape, len(heads), cache.position
+        sizes = [shape.heads, shape.kv_heads, shape.kv_heads]
+        queries, keys, values = torch.split(heads.transpose(0, 1), sizes)
         query, key = (
-            _apart(self._placed(layer, norm, part.flatten(0, 1).unsqueeze(1), place), part)
+            _apart(self._placed(layer, norm, part.flatten(0, 1).unsqueeze(0), place), part)
             for norm, part in (("q_norm", queries), ("k_norm", keys))
         )
         held, old = cache.held(layer, place)

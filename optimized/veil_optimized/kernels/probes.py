@@ -6,6 +6,7 @@ The right answers come from numpy's and Python's integers, so that no kernel jud
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Final
 
 import numpy as np
@@ -20,6 +21,8 @@ Elements = Callable[[int], Integers]
 """Gives the field elements [n, inner] of a probe in a field, as the bits of unsigned words."""
 SHAPES: Final = ((1, 1, 5), (1, 129, 40), (2, 1030, 17), (5, 2085, 9), (34, 70, 33))
 """(rows, inner, outputs): odd tails, and inner dimensions beyond every kernel's first block."""
+LONG: Final = ((2, 2085, 9), (24, 2085, 3))
+"""The same with sums as long as any lane adds up, for few rows and for many."""
 LIMITS: Final = {torch.int8: constants.SHORT_WEIGHT_LIMIT, torch.int16: constants.WEIGHT_LIMIT}
 DIGITS: Final = (8, 10, 11, 14, 16)
 """Bits of the digits in which some kernel writes elements."""
@@ -36,7 +39,7 @@ class Probe:
 
 def is_right(kernel: Kernel, device: str) -> bool:
     """Return whether a kernel gets every probe right on a device."""
-    return all(agrees(kernel, device, probe) for probe in (*_extremes(), *_scattered()))
+    return all(agrees(kernel, device, probe) for probe in (*_extremes(), *_wraps(), *_scattered()))
 
 
 def agrees(kernel: Kernel, device: str, probe: Probe) -> bool:
@@ -62,9 +65,8 @@ def _multiplies(kernel: Kernel, weights: torch.Tensor, big: Integers, rows: Inte
 
 
 def _extremes() -> Iterator[Probe]:
-    """Yield the longest shape with the largest words of either sign, and elements of the largest digits."""
-    count, inner, outputs = SHAPES[3]
-    for kind, limit in LIMITS.items():
+    """Yield the longest sums, of the largest words of either sign and of elements of the largest digits."""
+    for (count, inner, outputs), (kind, limit) in product(LONG, LIMITS.items()):
         weights = torch.full((outputs, inner), limit, dtype=kind)
         weights[1::2] = -limit
         rows = torch.full((count, inner), constants.ACTIVATION_LIMIT)
@@ -82,6 +84,15 @@ def _largest_digits(bits: int) -> int:
 def _near(shape: tuple[int, int], halves: int, offset: int, modulus: int) -> Integers:
     """Return the element that is so far from so many halves of the modulus, everywhere."""
     return np.full(shape, np.uint64(modulus * halves // 2 + offset)).view(np.int64)
+
+
+def _wraps() -> Iterator[Probe]:
+    """Yield products that are the modulus, less one to plus a hundred."""
+    for kind in LIMITS:
+        weights = torch.tensor([[2, place] for place in range(102)], dtype=kind)
+        yield Probe(
+            weights, torch.tensor([[1, -1]]), lambda modulus: np.array([[modulus // 2, 1]], dtype=np.int64)
+        )
 
 
 def _scattered() -> Iterator[Probe]:

@@ -314,8 +314,8 @@ static void join(
         }
     if (field_bits == 16) return;
     for (int c = 0; c < columns; c++) {
+        /* Sums stay below 2^58, so that the first leaves more than -2^bits, and the second nothing below 0. */
         int64_t value = folded(folded(out[c], field_bits, mask, fold), field_bits, mask, fold);
-        value += value < 0 ? (int64_t)modulus : 0;
         out[c] = value - (value >= (int64_t)modulus ? (int64_t)modulus : 0);
     }
 }
