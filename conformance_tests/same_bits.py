@@ -16,6 +16,7 @@ from typing import Final
 
 import torch
 
+from veil_optimized import kernels
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave
 from veil_optimized.encoder import Encoder, sentence
@@ -46,6 +47,7 @@ ENVIRONMENTS: Final[Mapping[str, Mapping[str, str]]] = {
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
     },
+    **{f"kernel {k.name}": {"OMP_NUM_THREADS": "1", kernels.CHOICE: k.name} for k in kernels.usable("cpu")},
 }
 """Where the same bits are asked for."""
 

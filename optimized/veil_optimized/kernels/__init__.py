@@ -15,7 +15,7 @@ from veil_optimized.kernels.interface import Kernel
 from veil_optimized.kernels.probes import is_right
 from veil_spec.refusals import Refusal, Refused
 
-__all__ = ["CHOICE", "Kernel", "chosen", "exact", "multiply", "names"]
+__all__ = ["CHOICE", "Kernel", "chosen", "exact", "multiply", "names", "usable"]
 
 CHOICE: Final = "VEIL_KERNEL"
 """The environment variable that names the one kernel to use."""
@@ -39,9 +39,18 @@ def _int8() -> Kernel:
     return Int8()
 
 
+def _triton() -> Kernel | None:
+    try:
+        from veil_optimized.kernels.triton_limbs import TritonLimbs
+    except ImportError:
+        return None
+    return TritonLimbs.load()
+
+
 MAKERS: Final[dict[str, tuple[str, Callable[[], Kernel | None]]]] = {
     "compiled": ("cpu", _compiled),
     "int8": ("cpu", _int8),
+    "triton": ("cuda", _triton),
     "portable": ("cpu cuda", _portable),
 }
 """Name to (devices, maker), the fastest first; a maker returns None where its kernel cannot run."""
@@ -50,6 +59,12 @@ MAKERS: Final[dict[str, tuple[str, Callable[[], Kernel | None]]]] = {
 def names(device: str) -> list[str]:
     """Return the kernels for a type of device, the fastest first."""
     return [name for name, (devices, _) in MAKERS.items() if device in devices.split()]
+
+
+def usable(device: str) -> list[Kernel]:
+    """Return the kernels that are right on a type of device, the fastest first."""
+    found = [MAKERS[name][1]() for name in names(device)]
+    return [kernel for kernel in found if kernel is not None and is_right(kernel, device)]
 
 
 @functools.cache
