@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from veil_optimized.kernels import build
+from veil_optimized.native import build
 
 X86 = platform.machine() == "x86_64"
 BUILDS = {
@@ -25,9 +25,11 @@ import ctypes, sys
 from veil_optimized.compiled_steps import CompiledSteps, agree
 from veil_optimized.kernels import probes
 from veil_optimized.kernels.compiled import Compiled
+from veil_optimized.native import draws
 from veil_optimized.steps import TORCH
 code = ctypes.CDLL(sys.argv[1])
-print(probes.is_right(Compiled(code), "cpu"), agree(CompiledSteps(code), TORCH))
+products, steps = probes.is_right(Compiled(code), "cpu"), agree(CompiledSteps(code), TORCH)
+print(products, steps, draws.is_right(draws.compiled(code)))
 """
 
 
@@ -43,7 +45,7 @@ def compiled(folder: Path, flags: list[str], changed: tuple[str, str] = ("", "")
 
 
 def judged(root: Path, library: Path, preload: str = "") -> tuple[int, str]:
-    """Return the exit status of a process that tries a library, and what it says of products and steps."""
+    """Return the exit status of a process that tries a library, and whether products, steps, draws are right."""
     roots = os.pathsep.join(str(root / name) for name in ("spec", "optimized"))
     environment = os.environ | {"PYTHONPATH": roots, "ASAN_OPTIONS": "detect_leaks=0"}
     if preload:
@@ -60,7 +62,7 @@ def test_it_is_right_however_it_is_compiled(root: Path, tmp_path: Path, name: st
     if "-fsanitize=address" in BUILDS[name]:
         asked = [os.environ.get("CC", "cc"), "-print-file-name=libasan.so"]
         preload = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    assert judged(root, compiled(tmp_path, BUILDS[name]), preload) == (0, "True True")
+    assert judged(root, compiled(tmp_path, BUILDS[name]), preload) == (0, "True True True")
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,7 @@ def test_it_is_right_however_it_is_compiled(root: Path, tmp_path: Path, name: st
         ("sum >= modulus ? modulus : 0", "sum > modulus ? modulus : 0"),
         ("size * log2e, 32)", "size * log2e, 31)"),
         ("- (small % total < 0)", ""),
+        ("row[c] < words[i]", "row[c] <= words[i]"),
     ],
 )
 def test_a_changed_line_is_noticed_before_the_library_is_used(

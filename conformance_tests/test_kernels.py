@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from veil_optimized import kernels
-from veil_optimized.kernels import Kernel, build, probes
+from veil_optimized.kernels import Kernel, probes
 from veil_optimized.kernels.compiled import Compiled
 from veil_optimized.kernels.portable import Portable
+from veil_optimized.native import build
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from veil_optimized import compiled_steps, kernels, steps, tables
 from veil_optimized.compiled_steps import CompiledSteps, agree
 from veil_optimized.fixed_point import Rows
-from veil_optimized.kernels import build
+from veil_optimized.native import build, draws
+from veil_optimized.native.draws import Ids, Words
 from veil_optimized.steps import TORCH, Steps
 from veil_spec import constants
 from veil_spec.architecture import Rotation
@@ -182,3 +184,20 @@ def test_every_function_of_the_library_has_a_signature() -> None:
         for line in source.splitlines()
         if line.startswith(("void veil_", "int veil_"))
     }
+
+
+@given(SEEDS, st.integers(1, 30), st.integers(1, 9))
+def test_draws_are_alike(seed: int, count: int, columns: int) -> None:
+    draw, generator = draws.chosen() or draws.portable, np.random.default_rng(seed)
+    limits = np.sort(generator.integers(0, 2**64 - 1, (7, columns), dtype=np.uint64, endpoint=True), axis=1)
+    ids, words = generator.integers(0, 7, count), generator.choice(limits.ravel(), count)
+    about = (ids, words + np.uint64(seed % 2), limits, np.arange(7), np.arange(100)[::-1])
+    assert np.array_equal(draw(*about), draws.portable(*about))
+
+
+def test_draws_that_are_wrong_are_not_chosen() -> None:
+    def at_most(ids: Ids, words: Words, limits: Words, starts: Ids, members: Ids) -> Ids:
+        drawn: Ids = members[starts[ids] + (limits[ids] <= words[:, None]).sum(1)]
+        return drawn
+
+    assert draws.is_right(draws.portable) and not draws.is_right(at_most)

@@ -1,4 +1,4 @@
-"""The steps compiled from `kernels/steps.c`, where somebody has built them."""
+"""The steps compiled from `native/steps.c`, where somebody has built them."""
 
 import ctypes
 from collections.abc import Callable, Iterator
@@ -12,7 +12,8 @@ import torch
 
 from veil_optimized import fixed_point, tables, wire
 from veil_optimized.fixed_point import Rows
-from veil_optimized.kernels import build, shared
+from veil_optimized.kernels import shared
+from veil_optimized.native import build
 from veil_optimized.steps import Scaled, Steps, Vectors
 from veil_spec import constants
 from veil_spec.architecture import Rotation

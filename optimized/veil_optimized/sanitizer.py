@@ -17,6 +17,7 @@ from veil_optimized import table_file
 from veil_optimized.accounting import certificate as noisy_max_certificate
 from veil_optimized.accounting import claim_limit, logarithm, part_bits, range_distance
 from veil_optimized.budget import cost_of
+from veil_optimized.native import draws
 from veil_optimized.noise import check_places, inverse_log, samples
 from veil_optimized.partition import directions, part_scores, partition
 from veil_optimized.table_file import Statement, TableFile
@@ -310,7 +311,22 @@ class Sanitizer:
         fill(words, tape, Domain.DRAW, document, start)
         if level == 0:
             return self._outputs(ids, self._uniform(ids, words))
+        fast = draws.chosen()
+        known = len(ids) and ids.min() >= 0 and ids.max() < len(self.part_of)
+        if fast is not None and known and self._none_is_larger:
+            starts, members = self._places
+            return fast(ids, words, self._level(level).limits, starts, members)
         return self._outputs(ids, self._drawn(ids, words, self._level(level)))
+
+    @cached_property
+    def _none_is_larger(self) -> bool:
+        """Return whether no part has more than the usual number of candidates."""
+        return bool((self.size_of <= self.usual_size).all())
+
+    @cached_property
+    def _places(self) -> tuple[Ids, Ids]:
+        """Return where the members of each entry's part start [entries], and all members [entries]."""
+        return self._first[self.part_of], self.file.members.astype(np.int64)
 
     def _outputs(self, ids: Ids, indices: Ids) -> Ids:
         outputs: Ids = self.file.members[self._first[self.part_of[ids]] + indices].astype(np.int64)

@@ -164,6 +164,6 @@ def chosen() -> Steps:
         if compiled is not None and agree(compiled, TORCH):
             return compiled
         if asked:
-            remedy = f"{kernels.CHOICE}=compiled: build it with python -m veil_optimized.kernels.build"
+            remedy = f"{kernels.CHOICE}=compiled: build it with python -m veil_optimized.native.build"
             raise Refused(Refusal.MODE_UNAVAILABLE, remedy)
     return TORCH

@@ -13,12 +13,10 @@ import torch
 
 from veil_optimized.kernels.interface import Kernel
 from veil_optimized.kernels.probes import is_right
+from veil_optimized.native.build import CHOICE
 from veil_spec.refusals import Refusal, Refused
 
 __all__ = ["CHOICE", "Kernel", "chosen", "exact", "multiply", "names", "usable"]
-
-CHOICE: Final = "VEIL_KERNEL"
-"""The environment variable that names the one kernel to use."""
 
 
 def _portable() -> Kernel:

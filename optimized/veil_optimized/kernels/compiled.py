@@ -1,12 +1,12 @@
-"""The kernel compiled from `products.c` by `build`, where somebody has done that."""
+"""The kernel compiled from `native/products.c`, where somebody has done that."""
 
 import ctypes
 from typing import Final, Self
 
 import torch
 
-from veil_optimized.kernels.build import library
 from veil_optimized.kernels.shared import MACS_A_THREAD, among_threads
+from veil_optimized.native.build import library
 
 ROWS: Final = 128
 """Rows multiplied at a time: their digits and sums stay in tens of megabytes."""

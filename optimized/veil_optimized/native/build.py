@@ -1,4 +1,4 @@
-"""`python -m veil_optimized.kernels.build` compiles the optional kernel for this processor.
+"""`python -m veil_optimized.native.build` compiles the optional kernel for this processor.
 
 The library lies beside its source. Its name holds a hash of all that it depends on: sources, flags and the
 processor's features. So a library for another processor, or of another version, is never even opened.
@@ -14,8 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+CHOICE: Final = "VEIL_KERNEL"
+"""The environment variable that names the one kernel to use."""
 FOLDER: Final = Path(__file__).resolve().parent
-SOURCES: Final = ("products.c", "steps.c")
+SOURCES: Final = ("products.c", "steps.c", "draws.c")
 HEADERS: Final = ("kernel.h",)
 FLAGS: Final = (
     *("-O3", "-march=native", "-mprefer-vector-width=512" if platform.machine() == "x86_64" else "-O3"),
