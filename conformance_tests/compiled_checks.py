@@ -45,7 +45,7 @@ def compiled(folder: Path, flags: list[str], changed: tuple[str, str] = ("", "")
 
 
 def judged(root: Path, library: Path, preload: str = "") -> tuple[int, str]:
-    """Return the exit status of a process that tries a library, and whether products, steps, draws are right."""
+    """Return the exit status of a process that tries a library, and what it says of its three parts."""
     roots = os.pathsep.join(str(root / name) for name in ("spec", "optimized"))
     environment = os.environ | {"PYTHONPATH": roots, "ASAN_OPTIONS": "detect_leaks=0"}
     if preload:

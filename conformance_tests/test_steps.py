@@ -201,3 +201,19 @@ def test_draws_that_are_wrong_are_not_chosen() -> None:
         return drawn
 
     assert draws.is_right(draws.portable) and not draws.is_right(at_most)
+
+
+def test_what_c_would_misread_is_not_passed_on() -> None:
+    ours = CompiledSteps.load()
+    rows, gains = words(1, 2**20, 2, 8), words(2, 2**20, 7)
+    if ours is not None:
+        with pytest.raises(ValueError, match="not int64"):
+            ours.rms_norm(rows, gains, 20, Fraction(1, 2**20))
+        with pytest.raises(ValueError, match="not int64"):
+            ours.quantise(rows.to(torch.int32), 20)
+    made = kernels.chosen()
+    if made.name == "compiled":
+        with pytest.raises(ValueError, match="rows of 8"):
+            made.exact(rows, torch.ones(3, 7, dtype=torch.int16))
+        with pytest.raises(ValueError, match="int32"):
+            made.exact(rows, torch.ones(3, 8, dtype=torch.int32))

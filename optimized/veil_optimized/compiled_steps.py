@@ -62,10 +62,10 @@ class CompiledSteps(Steps):
 
     def rms_norm(self, rows: torch.Tensor, gains: torch.Tensor, exponent: int, epsilon: Fraction) -> Rows:
         """Return rows normalised with gains, quantised [n, width]."""
-        given, made = rows.contiguous(), _like(rows)
-        count, width = given.shape
+        count, width = rows.shape
+        given, made = _held(rows), _rows(count, width)
         self._code.veil_rms_norm(
-            *(given.data_ptr(), count, width, gains.data_ptr()),
+            *(given.data_ptr(), count, width, _held(gains, width).data_ptr()),
             *(constants.NORM_FRACTION + exponent, fixed_point.units(epsilon), isqrt(width << 44) << 34),
             *(made.values.data_ptr(), made.exponent.data_ptr()),
         )
@@ -81,17 +81,17 @@ class CompiledSteps(Steps):
         stream: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return a group's outputs in fixed point [n, outputs], added to a stream where one is given."""
-        given, words = (
-            products.contiguous(),
-            torch.empty_like(products, memory_format=torch.contiguous_format),
-        )
+        given = _held(products)
+        words = torch.empty_like(given)
         bias = None
         if group.bias is not None:
             bias = fixed_point.rescale(group.bias, group.bias_exponent - fraction, limit)
-        added = None if stream is None else stream.contiguous()
+        count, width = given.shape
+        held = _held(group.mantissa, width), _held(group.exponent, width), _held(exponents, count)
+        bias = None if bias is None else _held(bias, width)
+        added = None if stream is None else _held(stream, count, width)
         self._code.veil_settle(
-            *(given.data_ptr(), *given.shape, group.mantissa.data_ptr(), group.exponent.data_ptr()),
-            *(exponents.contiguous().data_ptr(), fraction, limit),
+            *(given.data_ptr(), count, width, *(each.data_ptr() for each in held), fraction, limit),
             *(None if each is None else each.data_ptr() for each in (bias, added)),
             words.data_ptr(),
         )
@@ -99,8 +99,8 @@ class CompiledSteps(Steps):
 
     def gate(self, rows: torch.Tensor) -> Rows:
         """Return SiLU(gate) * up, quantised [n, width], of gates and ups side by side."""
-        given = rows.contiguous()
-        count, width = given.shape[0], given.shape[1] // 2
+        count, width = len(rows), rows.shape[1] // 2
+        given = _held(rows, count, 2 * width)
         made = _rows(count, width)
         self._code.veil_gate(
             *(given.data_ptr(), count, width, tables.log2e(), _digits().data_ptr()),
@@ -110,12 +110,13 @@ class CompiledSteps(Steps):
 
     def place(self, heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Rows:
         """Return heads [n, heads, width], turned and quantised [heads, n, width]."""
-        given = heads if heads.stride()[1:] == (heads.shape[2], 1) else heads.contiguous()
+        packed = heads.dtype == torch.int64 and heads.stride()[1:] == (heads.shape[2], 1)
+        given = heads if packed else _held(heads)
         count, number, width = given.shape
-        made = _rows(number, count, width)
+        made, tables_ = _rows(number, count, width), [_held(each, count, width // 2) for each in (cos, sin)]
         self._code.veil_place(
             *(given.data_ptr(), count, number, width, given.stride(0)),
-            *(cos.contiguous().data_ptr(), sin.contiguous().data_ptr(), constants.HIDDEN_FRACTION),
+            *(*(each.data_ptr() for each in tables_), constants.HIDDEN_FRACTION),
             *(made.values.data_ptr(), made.exponent.data_ptr()),
         )
         return made
@@ -126,7 +127,7 @@ class CompiledSteps(Steps):
         """Return each query's average of the values that it sees [n, heads * width]."""
         heads, count, width = queries.values.shape
         groups, positions, _ = keys.values.shape
-        given, exponents = queries.values.contiguous(), queries.exponent.contiguous()
+        given, exponents = _held(queries.values), _held(queries.exponent, heads, count)
         held = keys.values.to(torch.int16), keys.exponent.to(torch.int32), values.to(torch.int32)
         rows = [each if _packed(each) else each.contiguous() for each in held]
         result = torch.empty(count, heads * width, dtype=torch.int64)
@@ -147,7 +148,7 @@ class CompiledSteps(Steps):
 
     def quantise(self, rows: torch.Tensor, fraction: int) -> Rows:
         """Return rows as 16-bit integers and exponents."""
-        given, made = rows.contiguous(), _like(rows)
+        given, made = _held(rows), _rows(*rows.shape)
         width = given.shape[-1]
         self._code.veil_quantise(
             *(given.data_ptr(), given.numel() // width, width, fraction),
@@ -159,7 +160,7 @@ class CompiledSteps(Steps):
         """Return activations plus pads, mod p; refuses as `remo.mask` does."""
         if modulus not in constants.PRIMES or rows.dim() != 2 or not rows.numel() or rows.shape != pads.shape:
             return super().mask(rows, pads, modulus)
-        given, drawn = rows.contiguous(), pads.contiguous()
+        given, drawn = _held(rows), _held(pads)
         masked = torch.empty_like(given)
         problem = self._code.veil_mask(
             given.data_ptr(), drawn.data_ptr(), given.numel(), modulus, masked.data_ptr()
@@ -173,7 +174,7 @@ class CompiledSteps(Steps):
         """Return the plain product. Refuses: SHAPE_MISMATCH, NOT_IN_FIELD."""
         if modulus not in constants.PRIMES or product.dim() != 2 or product.shape != correction.shape:
             return super().unmask(product, correction, modulus)
-        given, minted = product.contiguous(), correction.contiguous()
+        given, minted = _held(product), _held(correction)
         plain = torch.empty_like(given)
         if self._code.veil_unmask(
             given.data_ptr(), minted.data_ptr(), given.numel(), modulus, plain.data_ptr()
@@ -186,9 +187,10 @@ class CompiledSteps(Steps):
         """Return whether Y' z = X' (z W) for every row and every z."""
         if check.modulus not in constants.PRIMES:
             return super().verifies(check, masked, product)
-        sent, answer = masked.contiguous(), product.contiguous()
-        (count, inner), (vectors, outputs) = sent.shape, check.vectors.shape
-        about = (check.vectors.data_ptr(), check.images.data_ptr(), vectors)
+        (count, inner), (vectors, outputs) = masked.shape, check.vectors.shape
+        sent, answer = _held(masked), _held(product, count, outputs)
+        secrets, images = _held(check.vectors), _held(check.images, vectors, inner)
+        about = (secrets.data_ptr(), images.data_ptr(), vectors)
         field = (check.modulus.bit_length(), check.modulus)
 
         def run(first: int, last: int) -> int:
@@ -200,7 +202,7 @@ class CompiledSteps(Steps):
 
     def pack(self, elements: torch.Tensor, modulus: int) -> bytes:
         """Return elements as bytes. Refuses: FIELD_UNKNOWN, NOT_IN_FIELD."""
-        width, given = wire.element_bytes(modulus), elements.contiguous()
+        width, given = wire.element_bytes(modulus), _held(elements)
         data = bytes(given.numel() * width)
         if self._code.veil_pack(given.data_ptr(), given.numel(), width, _unsigned(modulus), data):
             raise Refused(Refusal.NOT_IN_FIELD)
@@ -228,8 +230,13 @@ def _rows(*shape: int) -> Rows:
     return Rows(torch.empty(shape, dtype=torch.int64), torch.empty(shape[:-1], dtype=torch.int64))
 
 
-def _like(rows: torch.Tensor) -> Rows:
-    return _rows(*rows.shape)
+def _held(words: torch.Tensor, *shape: int) -> torch.Tensor:
+    """Return words that C can read, of this shape if one is given; ValueError for any other."""
+    if words.dtype != torch.int64 or (shape and words.shape != shape) or words.device.type != "cpu":
+        raise ValueError(
+            f"{words.dtype} {tuple(words.shape)} on {words.device}, not int64 {shape} on the cpu"
+        )
+    return words.contiguous()
 
 
 def _packed(rows: torch.Tensor) -> bool:

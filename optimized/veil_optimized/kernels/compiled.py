@@ -43,6 +43,10 @@ class Compiled:
         return self._multiplied(rows, weights, EXACT_BITS, 0)
 
     def _multiplied(self, rows: torch.Tensor, weights: torch.Tensor, bits: int, modulus: int) -> torch.Tensor:
+        if rows.dtype != torch.int64 or weights.dtype not in (torch.int8, torch.int16):
+            raise ValueError(f"rows {rows.dtype} and weights {weights.dtype}, not int64 and int8 or int16")
+        if rows.shape[1] != weights.shape[1]:
+            raise ValueError(f"rows of {rows.shape[1]} for weights of {weights.shape[1]}")
         values, held = rows.contiguous(), weights.contiguous()
         result = torch.empty(len(values), len(held), dtype=torch.int64)
         for start in range(0, len(values), ROWS):
