@@ -63,9 +63,9 @@ class CompiledSteps(Steps):
     def rms_norm(self, rows: torch.Tensor, gains: torch.Tensor, exponent: int, epsilon: Fraction) -> Rows:
         """Return rows normalised with gains, quantised [n, width]."""
         count, width = rows.shape
-        given, made = _held(rows), _rows(count, width)
+        given, factors, made = _held(rows), _held(gains, width), _rows(count, width)
         self._code.veil_rms_norm(
-            *(given.data_ptr(), count, width, _held(gains, width).data_ptr()),
+            *(given.data_ptr(), count, width, factors.data_ptr()),
             *(constants.NORM_FRACTION + exponent, fixed_point.units(epsilon), isqrt(width << 44) << 34),
             *(made.values.data_ptr(), made.exponent.data_ptr()),
         )
@@ -81,15 +81,15 @@ class CompiledSteps(Steps):
         stream: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return a group's outputs in fixed point [n, outputs], added to a stream where one is given."""
+        count, width = products.shape
         given = _held(products)
         words = torch.empty_like(given)
-        bias = None
-        if group.bias is not None:
-            bias = fixed_point.rescale(group.bias, group.bias_exponent - fraction, limit)
-        count, width = given.shape
         held = _held(group.mantissa, width), _held(group.exponent, width), _held(exponents, count)
-        bias = None if bias is None else _held(bias, width)
-        added = None if stream is None else _held(stream, count, width)
+        bias = added = None
+        if group.bias is not None:
+            bias = _held(fixed_point.rescale(group.bias, group.bias_exponent - fraction, limit), width)
+        if stream is not None:
+            added = _held(stream, count, width)
         self._code.veil_settle(
             *(given.data_ptr(), count, width, *(each.data_ptr() for each in held), fraction, limit),
             *(None if each is None else each.data_ptr() for each in (bias, added)),
