@@ -87,12 +87,22 @@ def _near(shape: tuple[int, int], halves: int, offset: int, modulus: int) -> Int
 
 
 def _wraps() -> Iterator[Probe]:
-    """Yield products that are the modulus, less one to plus a hundred."""
-    for kind in LIMITS:
-        weights = torch.tensor([[2, place] for place in range(102)], dtype=kind)
-        yield Probe(
-            weights, torch.tensor([[1, -1]]), lambda modulus: np.array([[modulus // 2, 1]], dtype=np.int64)
-        )
+    """Yield products about the modulus, and about 0 and 2^64 in the last step of a reduction.
+
+    A quarter of p is no large element: four times it comes close to p. Of 2^30 times 4 less 2^32 the low part
+    is 2^32 and the high part -1: as a word, 2^32 below 2^64.
+    """
+    for kind, place in product(LIMITS, range(3)):
+        many = torch.arange(102)
+        start = ((2,), (4,), (-1, 4))[place]
+        weights = torch.stack([*(torch.full_like(many, each) for each in start), many], 1)
+        elements = partial(_few, place)
+        yield Probe(weights.to(kind), torch.ones(1, len(start) + 1, dtype=torch.int64), elements)
+
+
+def _few(place: int, modulus: int) -> Integers:
+    rows = ([modulus // 2, 1], [modulus // 4, 1], [2**32 % modulus, 2**30, 1])
+    return np.array([rows[place]], dtype=np.uint64).view(np.int64)
 
 
 def _scattered() -> Iterator[Probe]:
