@@ -1,35 +1,20 @@
 """One decoding step of a seeded model with four layers of SmolLM2-135M's shapes, worker in this process."""
 
-import os
 from typing import Final
 
 import torch
 from benchmarks.conftest import Measure
-from benchmarks.models import FloatDecoder, Small
+from benchmarks.models import FloatDecoder, Small, enclave_of
 from benchmarks.ratios import ROUNDS, Work
 
 from veil_optimized.decoder import Decoder
-from veil_optimized.enclave import Enclave
 from veil_optimized.sampling import greedy
-from veil_optimized.session import Channel
-from veil_optimized.transport import LocalTransport
-from veil_optimized.worker import Worker, place
 from veil_spec import constants
 
 PROMPT: Final = list(range(64))
 TOKEN: Final = 7
 AHEAD: Final = 32
 """Steps minted at once when minting ahead is timed."""
-
-
-def enclave_of(model: Small) -> Enclave:
-    """Return an open enclave whose worker is in this process."""
-    worker = Worker(place(model.integer, "cpu"), model.integer.digest)
-    enclave = Enclave(
-        model.integer, Channel(LocalTransport(worker.handle), os.urandom(constants.EPOCH_BYTES))
-    )
-    enclave.open()
-    return enclave
 
 
 def stepping(decoder: Decoder | FloatDecoder) -> Work:
@@ -41,7 +26,7 @@ def stepping(decoder: Decoder | FloatDecoder) -> Work:
 
 def masked(model: Small, ahead: bool) -> Work:
     """Return one masked step, its pads minted ahead or when used."""
-    enclave = enclave_of(model)
+    enclave = enclave_of(model.integer)
     work = stepping(Decoder(model.integer, enclave.products))
     if ahead:
         enclave.mint_ahead(2, ROUNDS)
@@ -51,7 +36,9 @@ def masked(model: Small, ahead: bool) -> Work:
 def bench_same_tokens(small_model: Small) -> None:
     """Every decoder that is timed below computes the same thing: masked equals plain, and float32 is near."""
     plain = Decoder(small_model.integer).step(PROMPT)
-    assert torch.equal(Decoder(small_model.integer, enclave_of(small_model).products).step(PROMPT), plain)
+    assert torch.equal(
+        Decoder(small_model.integer, enclave_of(small_model.integer).products).step(PROMPT), plain
+    )
     floats = FloatDecoder(small_model.floats).step(PROMPT)
     assert int(floats.argmax()) == greedy(plain[-1])
     exact = plain.to(torch.float64) / 2**constants.HIDDEN_FRACTION
@@ -90,7 +77,7 @@ def bench_masked_minting_to_float32(measure: Measure, small_model: Small) -> Non
 
 def bench_minting_ahead(measure: Measure, small_model: Small) -> None:
     """What a step's pads cost when many steps are minted at once."""
-    enclave = enclave_of(small_model)
-    mint = Work(lambda: enclave.mint_ahead(1, AHEAD), AHEAD, single=True)
+    enclave = enclave_of(small_model.integer)
+    mint = Work(lambda: enclave.mint_ahead(enclave.next_step, AHEAD), AHEAD, single=True)
     plain = stepping(Decoder(small_model.integer))
     measure(f"minting a step, {AHEAD} at once / plain decode step", mint, plain)

@@ -17,16 +17,13 @@ from typing import Final
 import pytest
 import torch
 from benchmarks.conftest import Measure
-from benchmarks.models import SHAPE, SPREAD
+from benchmarks.models import SHAPE, small
 from benchmarks.ratios import Work
 
-from veil.families import FAMILIES
-from veil.importer import Source, write_integers
 from veil_optimized.model import Model, load
 from veil_optimized.ranks import Ranks, Sharded
 from veil_optimized.sharding import Kind
 from veil_optimized.worker import Placed
-from veil_spec.architecture import Precision
 
 WIDE: Final = replace(
     SHAPE, vocabulary=64, width=2048, inner=4096, layers=1, heads=16, kv_heads=16, head_width=128
@@ -39,23 +36,7 @@ GROUPS: Final = {"outputs shared": 2, "inner shared": 3}
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the integer file of one layer of random weights."""
-    generator = torch.Generator().manual_seed(1)
-    sizes = {
-        "embed_tokens": (WIDE.vocabulary, WIDE.width),
-        "gate_proj": (WIDE.inner, WIDE.width),
-        "up_proj": (WIDE.inner, WIDE.width),
-        "down_proj": (WIDE.width, WIDE.inner),
-    }
-
-    def read(name: str) -> torch.Tensor:
-        if "norm" in name:
-            return torch.ones(WIDE.width)
-        size = sizes.get(name.split(".")[-2], (WIDE.width, WIDE.width))
-        return torch.randn(size, generator=generator) * SPREAD
-
-    made = tmp_path_factory.mktemp("wide") / "integer.safetensors"
-    write_integers(made, "wide", Source(WIDE, FAMILIES["llama"].parts(WIDE), read), Precision.W16A16)
-    return made
+    return small(tmp_path_factory.mktemp("wide"), WIDE).path
 
 
 @contextmanager

@@ -1,11 +1,6 @@
-"""The fixture that measures a ratio, and the one table and report at the end of a run."""
+"""The fixtures that measure ratios, and the one table and report at the end of a run."""
 
-import json
-import os
-import platform
-import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -13,10 +8,11 @@ import pytest
 import torch
 from benchmarks import ratios
 from benchmarks.models import Small, small
-from benchmarks.ratios import Figure, Work
+from benchmarks.ratios import Baseline, Figure, Stopwatch, Work
+from benchmarks.reporting import Report, Section, load_now
 
-REPORT: Final = Path(__file__).resolve().parent.parent / "build" / "bench" / "report.json"
-FIGURES: Final[list[Figure]] = []
+BUILD: Final = Path(__file__).resolve().parent.parent / "build"
+REPORT: Final = Report()
 
 
 class Benchmark(Protocol):
@@ -29,51 +25,72 @@ class Benchmark(Protocol):
         ...
 
 
+class Compare(Protocol):
+    """Measures one candidate against several baselines in the same rounds."""
+
+    def __call__(self, candidate: Work, baselines: Sequence[Baseline]) -> None:
+        """Add a figure for each baseline to the table."""
+        ...
+
+
 class Measure(Protocol):
     """Measures one ratio and adds it to the table."""
 
-    def __call__(self, title: str, candidate: Work, baseline: Work, target: float | None = None) -> Figure:
-        """Return the figure."""
+    def __call__(
+        self,
+        title: str,
+        candidate: Work,
+        baseline: Work,
+        target: float | None = None,
+        limit_s: float | None = None,
+    ) -> None:
+        """Add the figure to the table."""
         ...
 
 
 @pytest.fixture
-def measure(benchmark: Benchmark) -> Measure:
-    """Return what times a candidate and a baseline in turns, the baseline in the set-up of each round."""
+def section(request: pytest.FixtureRequest) -> Section:
+    """Return the part of the report that is the module's own, headed by what its docstring says first."""
+    return REPORT.section((request.module.__doc__ or request.module.__name__).partition("\n")[0])
 
-    def measured(title: str, candidate: Work, baseline: Work, target: float | None = None) -> Figure:
-        ours, theirs = _timing(candidate), _timing(baseline)
+
+@pytest.fixture
+def compare(benchmark: Benchmark, section: Section) -> Compare:
+    """Return what times a candidate and its baselines in turns, the baselines in the set-up of each round."""
+
+    def compared(candidate: Work, baselines: Sequence[Baseline]) -> None:
+        ours, theirs = Stopwatch(candidate), [Stopwatch(baseline.work) for baseline in baselines]
         candidate_s: list[float] = []
-        baseline_s: list[float] = []
+        baselines_s: list[list[float]] = [[] for _ in baselines]
 
         def before() -> None:
-            baseline_s.append(theirs() / baseline.items)
+            for seconds, watch in zip(baselines_s, theirs, strict=True):
+                seconds.append(watch())
 
-        def run() -> None:
-            candidate_s.append(ours() / candidate.items)
+        rounds = ratios.rounds_for(sum(watch.seconds for watch in (ours, *theirs)))
+        benchmark.pedantic(lambda: candidate_s.append(ours()), setup=before, rounds=rounds)
+        for baseline, seconds in zip(baselines, baselines_s, strict=True):
+            sides = tuple(candidate_s), tuple(seconds)
+            section.figures.append(Figure(baseline.title, *sides, baseline.target, baseline.limit_s))
+        benchmark.extra_info["figures"] = [figure.record() for figure in section.figures[-len(baselines) :]]
 
-        benchmark.pedantic(run, setup=before, rounds=ratios.ROUNDS)
-        figure = Figure(title, tuple(candidate_s), tuple(baseline_s), target)
-        benchmark.extra_info.update(figure.record())
-        FIGURES.append(figure)
-        return figure
+    return compared
+
+
+@pytest.fixture
+def measure(compare: Compare) -> Measure:
+    """Return what times a candidate and one baseline in turns."""
+
+    def measured(
+        title: str,
+        candidate: Work,
+        baseline: Work,
+        target: float | None = None,
+        limit_s: float | None = None,
+    ) -> None:
+        compare(candidate, [Baseline(title, baseline, target, limit_s)])
 
     return measured
-
-
-def _timing(work: Work) -> Callable[[], float]:
-    """Return what times one call's share of enough calls, after one call that is not timed."""
-    if not work.single:
-        work.run()
-    calls = 1 if work.single else ratios.calls_for(_once(work.run, 1))
-    return lambda: _once(work.run, calls)
-
-
-def _once(run: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    return (time.perf_counter() - start) / calls
 
 
 @pytest.fixture(scope="session")
@@ -90,28 +107,16 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     torch.set_num_threads(1)
     config.option.benchmark_quiet = True
+    REPORT.load.append(load_now())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print the table and write the report."""
-    if not FIGURES:
+    if not REPORT.filled:
         return
-    terminalreporter.section("ratios of time, median of the rounds' ratios")
-    for line in ratios.table(FIGURES):
-        terminalreporter.write_line(line)
-    REPORT.parent.mkdir(parents=True, exist_ok=True)
-    report = {"environment": _environment(), "figures": [figure.record() for figure in FIGURES]}
-    REPORT.write_text(json.dumps(report, indent=1) + "\n")
-    terminalreporter.write_line(f"written to {REPORT}")
-
-
-def _environment() -> dict[str, object]:
-    huge_pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    return {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "huge_pages": huge_pages.read_text().strip() if huge_pages.exists() else "unknown",
-        "versions": {name: version(name) for name in ("torch", "numpy", "cryptography", "grpcio")},
-    }
+    for part in REPORT.filled:
+        terminalreporter.section(part.title)
+        for line in part.text():
+            terminalreporter.write_line(line)
+    for path in REPORT.write(BUILD / "bench"):
+        terminalreporter.write_line(f"written to {path}")

@@ -1,5 +1,7 @@
-"""A seeded model in both arithmetics: the integer file, and the same floats in plain torch."""
+"""Seeded models in both arithmetics: the integer file, and the same floats in plain torch."""
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +12,12 @@ from torch.nn import functional
 
 from veil.families import FAMILIES
 from veil.importer import Source, write_integers
+from veil_optimized.enclave import Enclave
 from veil_optimized.model import Model, load
+from veil_optimized.session import Channel
+from veil_optimized.transport import LocalTransport
+from veil_optimized.worker import Worker, place
+from veil_spec import constants
 from veil_spec.architecture import DecoderShape, Precision, Rotation
 
 SHAPE: Final = DecoderShape(
@@ -33,80 +40,110 @@ SPREAD: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Small:
-    """One model: its integer file, loaded, and its float32 weights by their Hugging Face names."""
+    """One model: its integer file, loaded, its float32 weights by their Hugging Face names, and its shape."""
 
     path: Path
     integer: Model
     floats: dict[str, torch.Tensor]
+    shape: DecoderShape
 
 
-def small(folder: Path) -> Small:
-    """Return the seeded model, its integer file written in a folder."""
+def small(folder: Path, shape: DecoderShape = SHAPE) -> Small:
+    """Return the seeded model of a shape, its integer file written in a folder."""
     generator = torch.Generator().manual_seed(1)
     floats: dict[str, torch.Tensor] = {}
 
     def read(name: str) -> torch.Tensor:
-        floats[name] = _drawn(name, generator)
+        floats[name] = _drawn(name, shape, generator)
         return floats[name]
 
     path = folder / "integer.safetensors"
-    source = Source(SHAPE, FAMILIES["llama"].parts(SHAPE), read)
+    source = Source(shape, FAMILIES["llama"].parts(shape), read)
     write_integers(path, "seeded", source, Precision.W16A16)
-    return Small(path, load(path), floats)
+    return Small(path, load(path), floats, shape)
 
 
-def _drawn(name: str, generator: torch.Generator) -> torch.Tensor:
+def _drawn(name: str, shape: DecoderShape, generator: torch.Generator) -> torch.Tensor:
     if "norm" in name:
-        return torch.ones(SHAPE.width)
-    attention, kv = SHAPE.heads * SHAPE.head_width, SHAPE.kv_heads * SHAPE.head_width
+        return torch.ones(shape.width)
+    attention, kv = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     sizes = {
-        "embed_tokens": (SHAPE.vocabulary, SHAPE.width),
-        "q_proj": (attention, SHAPE.width),
-        "k_proj": (kv, SHAPE.width),
-        "v_proj": (kv, SHAPE.width),
-        "o_proj": (SHAPE.width, attention),
-        "gate_proj": (SHAPE.inner, SHAPE.width),
-        "up_proj": (SHAPE.inner, SHAPE.width),
-        "down_proj": (SHAPE.width, SHAPE.inner),
+        "embed_tokens": (shape.vocabulary, shape.width),
+        "q_proj": (attention, shape.width),
+        "k_proj": (kv, shape.width),
+        "v_proj": (kv, shape.width),
+        "o_proj": (shape.width, attention),
+        "gate_proj": (shape.inner, shape.width),
+        "up_proj": (shape.inner, shape.width),
+        "down_proj": (shape.width, shape.inner),
     }
     size = sizes[name.split(".")[-2]]
     return torch.randn(size, generator=generator) * SPREAD
 
 
-class FloatDecoder:
-    """The same decoder in float32 torch: the same groups in one product each, the same cache, no frills."""
+def enclave_of(model: Model) -> Enclave:
+    """Return an open enclave whose worker is in this process."""
+    worker = Worker(place(model, "cpu"), model.digest)
+    enclave = Enclave(model, Channel(LocalTransport(worker.handle), os.urandom(constants.EPOCH_BYTES)))
+    enclave.open()
+    return enclave
 
-    def __init__(self, floats: dict[str, torch.Tensor]) -> None:
+
+class FloatDecoder:
+    """The same decoder in float32 torch: the same groups in one product each, the same cache, no frills.
+
+    It keeps as many sequences of one length as its first tokens have.
+    """
+
+    def __init__(self, floats: dict[str, torch.Tensor], shape: DecoderShape = SHAPE) -> None:
+        self._shape = shape
         self._embedding = floats["model.embed_tokens.weight"]
-        self._layers = [_stacked(floats, f"model.layers.{number}") for number in range(SHAPE.layers)]
-        self._keys = [torch.zeros(SHAPE.kv_heads, 0, SHAPE.head_width) for _ in self._layers]
-        self._values = list(self._keys)
+        self._layers = [_stacked(floats, f"model.layers.{number}") for number in range(shape.layers)]
+        self._keys: list[torch.Tensor] = []
+        self._values: list[torch.Tensor] = []
         self._position = 0
 
-    def step(self, tokens: list[int]) -> torch.Tensor:
-        """Return the logits after the last of these tokens [1, vocabulary]."""
-        stream = self._embedding[tokens]
-        turned = _angles(self._position, len(tokens))
+    def step(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Return the logits after the last of one sequence's next tokens [1, vocabulary]."""
+        return self.advance([tokens])
+
+    def advance(self, tokens: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Return the logits after the last of every sequence's next tokens [sequences, vocabulary]."""
+        stream = self._embedding[torch.tensor(tokens)]
+        turned = _angles(self._shape, self._position, stream.shape[1])
         for number, (qkv, out, gate_up, down) in enumerate(self._layers):
-            heads = functional.linear(_normed(stream), qkv).reshape(len(tokens), -1, SHAPE.head_width)
-            stream = stream + functional.linear(self._attended(number, heads.transpose(0, 1), turned), out)
-            gate, up = functional.linear(_normed(stream), gate_up).chunk(2, -1)
+            heads = functional.linear(self._normed(stream), qkv)
+            heads = heads.view(*stream.shape[:2], -1, self._shape.head_width)
+            stream = stream + functional.linear(self._attended(number, heads.transpose(1, 2), turned), out)
+            gate, up = functional.linear(self._normed(stream), gate_up).chunk(2, -1)
             stream = stream + functional.linear(functional.silu(gate) * up, down)
-        self._position += len(tokens)
-        return functional.linear(_normed(stream[-1:]), self._embedding)
+        self._position += stream.shape[1]
+        return functional.linear(self._normed(stream[:, -1]), self._embedding)
 
     def _attended(self, number: int, heads: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:
-        queries, keys, values = torch.split(heads, [SHAPE.heads, SHAPE.kv_heads, SHAPE.kv_heads])
-        self._keys[number] = torch.cat((self._keys[number], _rotated(keys, turned)), 1)
-        self._values[number] = torch.cat((self._values[number], values), 1)
+        shape = self._shape
+        queries, keys, values = torch.split(heads, [shape.heads, shape.kv_heads, shape.kv_heads], 1)
+        placed = _kept(self._keys, number, _rotated(keys, turned))
         average = functional.scaled_dot_product_attention(
-            _rotated(queries, turned).unsqueeze(0),
-            self._keys[number].unsqueeze(0),
-            self._values[number].unsqueeze(0),
+            _rotated(queries, turned),
+            placed,
+            _kept(self._values, number, values),
             is_causal=self._position == 0,
             enable_gqa=True,
         )
-        return average.squeeze(0).transpose(0, 1).reshape(heads.shape[1], -1)
+        return average.transpose(1, 2).flatten(2)
+
+    def _normed(self, rows: torch.Tensor) -> torch.Tensor:
+        return functional.rms_norm(rows, (self._shape.width,), eps=float(self._shape.norm_epsilon))
+
+
+def _kept(held: list[torch.Tensor], number: int, new: torch.Tensor) -> torch.Tensor:
+    """Return a layer's keys or values with the new ones, which are kept."""
+    if number == len(held):
+        held.append(new)
+    else:
+        held[number] = torch.cat((held[number], new), 2)
+    return held[number]
 
 
 def _stacked(floats: dict[str, torch.Tensor], layer: str) -> tuple[torch.Tensor, ...]:
@@ -119,14 +156,10 @@ def _stacked(floats: dict[str, torch.Tensor], layer: str) -> tuple[torch.Tensor,
     return tuple(torch.cat([floats[f"{layer}.{name}.weight"] for name in names]) for names in grouped)
 
 
-def _normed(rows: torch.Tensor) -> torch.Tensor:
-    return functional.rms_norm(rows, (SHAPE.width,), eps=float(SHAPE.norm_epsilon))
-
-
-def _angles(position: int, count: int) -> torch.Tensor:
-    pairs = torch.arange(0, SHAPE.head_width, 2) / SHAPE.head_width
+def _angles(shape: DecoderShape, position: int, count: int) -> torch.Tensor:
+    pairs = torch.arange(0, shape.head_width, 2) / shape.head_width
     places = torch.arange(position, position + count).unsqueeze(-1)
-    return places * torch.tensor(float(SHAPE.rotation.theta)) ** -pairs
+    return places * torch.tensor(float(shape.rotation.theta)) ** -pairs
 
 
 def _rotated(heads: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,7 @@ def test_work_against_itself_has_ratio_one() -> None:
         "candidate_s": 0.5,
         "baseline_s": 0.5,
         "target": None,
+        "limit_s": None,
         "verdict": "",
     }
 

@@ -20,9 +20,9 @@
 #define LANES 1
 #endif
 
-enum { CHUNK = 64, HIGH = 6, WIDE = 4, PACKED = 24 };
+enum { CHUNK = 64, HIGH = 6, WIDE = 4, PACKED = 24, AHEAD = 1024 };
 /* CHUNK: outputs whose sums are held at a time. HIGH, WIDE: digit rows and weight rows, or vectors, of one
- * register tile. PACKED: digit rows for which it pays to rearrange weights first. */
+ * register tile. PACKED: digit rows for which it pays to rearrange weights first. AHEAD: bytes asked for early. */
 
 typedef struct {
     int digits; /* of an element */
@@ -99,7 +99,11 @@ static inline __attribute__((always_inline)) void tile(
     for (int k = 0; k < whole; k += LANES) {
         __m512i weights[WIDE];
 #pragma GCC unroll 4
-        for (int c = 0; c < columns; c++) weights[c] = loaded(w + c * step + (size_t)k * width, width, LANES);
+        for (int c = 0; c < columns; c++) {
+            const char *from = w + c * step + (size_t)k * width;
+            weights[c] = loaded(from, width, LANES);
+            _mm_prefetch(from + AHEAD, _MM_HINT_T0); /* beyond the last row it asks for nothing that exists */
+        }
 #pragma GCC unroll 6
         for (int r = 0; r < rows; r++) {
             __m512i digits = _mm512_loadu_si512(x + r * stride + k);
