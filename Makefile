@@ -50,7 +50,7 @@ $(SUITES): conform-%: $(INSTALLED)
 
 kernel: $(INSTALLED) ## compile the optional CPU kernel, and test what runs on it; needs a C compiler
 	$(BIN)/python -m veil_optimized.native.build
-	VEIL_KERNEL=compiled OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(KERNEL_TESTS) conformance_tests/compiled_checks.py
+	VEIL_KERNEL=compiled OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(KERNEL_TESTS) conformance_tests/compiled_checks.py conformance_tests/steps_checks.py
 
 audit: $(MODEL) ## run a real model with masked layers, attack it, check every claim, write build/audit/report.html
 	$(BIN)/veil audit
