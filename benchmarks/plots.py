@@ -9,7 +9,7 @@ from benchmarks.growth import Curve
 from benchmarks.splitting import Split
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
 
 mpl.use("Agg")
 
@@ -19,6 +19,8 @@ SCALES: Final = {"s": (1e3, "ms"), "B": (2**-20, "MiB")}
 """A unit to what it is multiplied by in a plot, and how the result is called."""
 PANEL: Final = (4.3, 3.6)
 """Inches of one panel."""
+FEW_DECADES: Final = 100
+"""Below this ratio of the highest cost to the lowest, a scale also names twice and five times a power of ten."""
 
 
 def drawn(splits: Sequence[Split], curves: Sequence[Curve]) -> list[tuple[str, bytes]]:
@@ -50,13 +52,15 @@ def _curves(panel: Axes, operation: str, curves: Sequence[Curve]) -> None:
     panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
     panel.xaxis.set_minor_locator(NullLocator())
     panel.yaxis.set_minor_formatter(NullFormatter())
-    panel.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     panel.set_xlabel(curves[0].axis)
     panel.set_ylabel(f"{'time' if curves[0].unit == 's' else 'memory'} in {unit}")
     panel.set_title(operation, fontsize=10)
     panel.grid(True, color="#d9dde3", linewidth=0.6)
     low, high = panel.get_ylim()
     panel.set_ylim(low, high * (high / low) ** 0.4)
+    if high / low < FEW_DECADES:
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.legend(fontsize=8, loc="upper left")
 
 
