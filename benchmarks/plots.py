@@ -20,7 +20,7 @@ SCALES: Final = {"s": (1e3, "ms"), "B": (2**-20, "MiB")}
 PANEL: Final = (4.3, 3.6)
 """Inches of one panel."""
 FEW_DECADES: Final = 100
-"""Below this ratio of the highest cost to the lowest, a scale also names twice and five times a power of ten."""
+"""Below this ratio of a scale's ends, it also names twice and five times a power of ten."""
 
 
 def drawn(splits: Sequence[Split], curves: Sequence[Curve]) -> list[tuple[str, bytes]]:
