@@ -98,6 +98,10 @@ def _halves(weights: torch.Tensor) -> torch.Tensor:
     They are kept, since cutting them costs more than a row's product.
     """
     if weights not in KEPT:
-        low = weights.to(torch.int8)
-        KEPT[weights] = torch.cat((low, ((weights - low) >> LIMB_BITS).to(torch.int8)))
+        kept = torch.empty(2, *weights.shape, dtype=torch.int8)
+        height = max(1, field.BLOCK // weights.shape[1])
+        for block, low, high in zip(*(each.split(height) for each in (weights, *kept)), strict=True):
+            low.copy_(block)
+            high.copy_((block - low) >> LIMB_BITS)
+        KEPT[weights] = kept.flatten(0, 1)
     return KEPT[weights]
