@@ -1,6 +1,6 @@
 """SmolLM2-135M: integers, plain and masked, against float32 transformers, one thread in every process.
 
-The enclave is here and the worker a process of its own, over gRPC. A decode step is one of 32 after 64
+The enclave is here, and the worker a process beside it. A decode step is one of 32 after 64
 tokens, whose pads are minted at once; a prefill takes 192 tokens. Beside every ratio with pads minted ahead
 stands the same including that minting.
 """

@@ -1,7 +1,7 @@
 """`python -m benchmarks.whole_model FOLDER GGUF` times one model in both arithmetics, and prints JSON.
 
 The kernel is the one that the environment names. Every process has one thread: this one, and that of the
-worker, with which it speaks over gRPC. The two take turns, so that two cores gain nothing over one.
+worker, with which it speaks over a Unix socket. The two take turns, so that two cores gain nothing over one.
 """
 
 import argparse
@@ -24,7 +24,7 @@ PROMPT: Final = 192
 """Tokens of a prefill."""
 READ: Final = 64
 """Tokens that are read before steps are timed."""
-GRPC: Final = "gRPC"
+CROSSING: Final = "between processes"
 """What a worker in another process costs beyond one in this process."""
 
 
@@ -58,7 +58,7 @@ def measured(folder: Path, gguf: Path, rounds: int) -> dict[str, object]:
         parts = split(plain.model, list(range(PROMPT)), MINTED_AHEAD)
     whole = median(prefill["masked"]) / PROMPT, median(decode["masked"])
     splits = [
-        seconds | {GRPC: max(0.0, total - sum(seconds.values()))}
+        seconds | {CROSSING: max(0.0, total - sum(seconds.values()))}
         for seconds, total in zip(parts, whole, strict=True)
     ]
     return {

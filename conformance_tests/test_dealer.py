@@ -30,7 +30,7 @@ from veil_optimized.remo import pad
 from veil_optimized.serving import Server
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
-from veil_optimized.transport import GrpcTransport, LocalTransport
+from veil_optimized.transport import LocalTransport, RemoteTransport
 from veil_optimized.worker import Worker, place
 from veil_spec import constants
 from veil_spec.architecture import INTEGER_FILE
@@ -135,7 +135,7 @@ def test_real_processes_give_the_plain_logits_show_nothing_secret_and_end_when_t
 ) -> None:
     file = imported / INTEGER_FILE
     with start_worker(file) as address, start_dealer(file) as contact, dealt(model, contact) as minter:
-        with Channel(GrpcTransport(address), minter.epoch) as channel:
+        with Channel(RemoteTransport(address), minter.epoch) as channel:
             enclave = Enclave(model, channel, minter=minter)
             enclave.open()
             minter.prefetch(1, 3)
@@ -433,7 +433,7 @@ def test_both_ends_accept_the_pinned_certificate_alone(model: Model, serving: Co
 
 @pytest.mark.requirement("RMO-P4")
 def test_a_stream_without_tls_is_not_answered(model: Model, serving: Contact) -> None:
-    plain = GrpcTransport(serving.address, 10.0, subject.METHOD)
+    plain = RemoteTransport(serving.address, 10.0, subject.METHOD)
     with DealerMinter(plain, EPOCH, model) as minter:
         assert refusal_of(minter.open) is Refusal.DEALER_LOST
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import stat
 import sys
 import threading
 import time
@@ -26,9 +28,9 @@ from veil_optimized.session import Channel
 from veil_optimized.transport import (
     MESSAGE_LIMIT,
     METHOD,
-    GrpcTransport,
     LocalTransport,
     RecordingTransport,
+    RemoteTransport,
     StreamLost,
 )
 from veil_optimized.worker import Placed, Worker
@@ -559,10 +561,16 @@ def test_a_damaged_transcript_raises_nothing_but_refused(index: int, value: int)
 DEADLINE_S = 0.5
 
 
+@pytest.fixture(params=[launching.LOOPBACK, "unix:"], ids=["grpc", "unix"])
+def place(request: pytest.FixtureRequest) -> str:
+    """Return where to listen: at any free port of this machine, or at a Unix socket of its own."""
+    return str(request.param)
+
+
 @contextmanager
-def served(answer: Answer) -> Iterator[str]:
-    """Yield the address of a gRPC server in this process."""
-    server = Server(answer, launching.LOOPBACK)
+def served(answer: Answer, place: str) -> Iterator[str]:
+    """Yield the address of a server in this process."""
+    server = Server(answer, place)
     try:
         yield server.address
     finally:
@@ -608,7 +616,7 @@ def silent(requests: Iterator[bytes]) -> Iterator[bytes]:
 @contextmanager
 def connected(address: str, deadline_s: float = DEADLINE_S) -> Iterator[Channel]:
     """Yield a channel to an address."""
-    with Channel(GrpcTransport(address, deadline_s), EPOCH) as channel:
+    with Channel(RemoteTransport(address, deadline_s), EPOCH) as channel:
         yield channel
 
 
@@ -620,15 +628,15 @@ def waited(action: Callable[[], object]) -> float:
 
 
 @pytest.mark.requirement("WIR-P2")
-def test_a_silent_worker_is_given_up_at_the_deadline() -> None:
-    with served(silent) as address, connected(address) as channel:
+def test_a_silent_worker_is_given_up_at_the_deadline(place: str) -> None:
+    with served(silent, place) as address, connected(address) as channel:
         assert DEADLINE_S * 0.9 < waited(lambda: channel.hello(DIGEST)) < DEADLINE_S + 3
 
 
 @pytest.mark.requirement("WIR-P2")
-def test_a_worker_that_sends_row_after_row_is_given_up_at_the_deadline() -> None:
+def test_a_worker_that_sends_row_after_row_is_given_up_at_the_deadline(place: str) -> None:
     elements = random_elements(100, 11, MODULI[2])
-    with served(slow) as address, connected(address) as channel:
+    with served(slow, place) as address, connected(address) as channel:
         channel.hello(DIGEST)
         channel.resumed = constants.RESUME_LIMIT - 1
         elapsed = waited(lambda: channel.multiply(2, 0, elements, MODULI[2], 7))
@@ -637,9 +645,9 @@ def test_a_worker_that_sends_row_after_row_is_given_up_at_the_deadline() -> None
 
 
 @pytest.mark.requirement("WIR-P2")
-def test_the_clock_runs_from_the_first_frame_sent_even_if_the_answer_is_there() -> None:
-    with served(honest) as address:
-        stream = GrpcTransport(address, DEADLINE_S)
+def test_the_clock_runs_from_the_first_frame_sent_even_if_the_answer_is_there(place: str) -> None:
+    with served(honest, place) as address:
+        stream = RemoteTransport(address, DEADLINE_S)
         for _ in range(2):
             stream.send(HELLO)
             time.sleep(0.6 * DEADLINE_S)
@@ -648,33 +656,65 @@ def test_the_clock_runs_from_the_first_frame_sent_even_if_the_answer_is_there() 
 
 
 @pytest.mark.requirement("WIR-P2")
-def test_time_between_exchanges_does_not_count() -> None:
+def test_time_between_exchanges_does_not_count(place: str) -> None:
     elements = random_elements(1, 11, MODULI[2])
-    with served(honest) as address, connected(address) as channel:
+    with served(honest, place) as address, connected(address) as channel:
         channel.hello(DIGEST)
         for step in range(2):
             time.sleep(1.5 * DEADLINE_S)
             assert channel.multiply(2, step, elements, MODULI[2], 7).shape == (1, 7)
 
 
-def test_an_address_where_nobody_listens_is_a_lost_worker() -> None:
-    with served(honest) as address:
+def test_an_address_where_nobody_listens_is_a_lost_worker(place: str) -> None:
+    with served(honest, place) as address:
         gone = address
     with connected(gone, 5.0) as channel:
         assert refusal_of(lambda: channel.hello(DIGEST)) is Refusal.WORKER_LOST
 
 
-def test_a_stream_too_many_is_turned_away_at_once() -> None:
-    with served(honest) as address, ExitStack() as stack:
+def test_a_stream_too_many_is_turned_away_at_once(place: str) -> None:
+    with served(honest, place) as address, ExitStack() as stack:
         for _ in range(constants.STREAM_LIMIT):
             stack.enter_context(connected(address, 20.0)).hello(DIGEST)
         extra = stack.enter_context(connected(address, 20.0))
         assert waited(lambda: extra.hello(DIGEST)) < 10
 
 
-def test_a_taken_address_is_refused() -> None:
-    with served(honest) as address:
+def test_a_taken_address_is_refused(place: str) -> None:
+    with served(honest, place) as address:
         assert refusal_of(lambda: Server(honest, address)) is Refusal.WORKER_LOST
+
+
+# The file of a Unix socket
+
+
+def test_a_socket_s_file_is_its_owner_s_alone_and_goes_with_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "worker"
+    with served(honest, f"unix:{path}"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_without_a_path_has_a_folder_that_is_its_owner_s_alone() -> None:
+    with served(honest, "unix:") as address:
+        folder = Path(address.removeprefix("unix:")).parent
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not folder.exists()
+
+
+def test_a_file_that_a_killed_worker_left_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "worker"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    with served(honest, f"unix:{path}") as address, connected(address, 20.0) as channel:
+        channel.hello(DIGEST)
+
+
+def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "worker"
+    path.write_text("mine")
+    assert refusal_of(lambda: Server(honest, f"unix:{path}")) is Refusal.WORKER_LOST
+    assert path.read_text() == "mine"
 
 
 # A stream that breaks
@@ -791,12 +831,51 @@ def test_a_message_longer_than_a_frame_is_refused_and_no_reason_to_send_again(ex
 
     with (
         served_without_limits(long_winded) as address,
-        Channel(GrpcTransport(address, deadline_s=20), EPOCH) as channel,
+        Channel(RemoteTransport(address, deadline_s=20), EPOCH) as channel,
     ):
         channel.hello(DIGEST)
         answer = outcome(lambda: channel.multiply(2, 8, random_elements(1, 11, MODULI[2]), MODULI[2], 7))
         expected = Refusal.FRAME_TOO_LARGE if excess else Refusal.FRAME_MALFORMED
         assert (answer, len(streams), channel.resumed, channel.ended) == (expected, 1, 0, True)
+
+
+@pytest.mark.requirement("WIR-P8")
+@pytest.mark.parametrize("length", [constants.FRAME_LIMIT + 1, 2**32 - 1])
+def test_a_header_that_promises_more_than_a_frame_is_refused_before_more_is_read(length: int) -> None:
+    def promising(requests: Iterator[bytes]) -> Iterator[bytes]:
+        for reply in honest(requests):
+            greeting = wire.decode(reply).kind is FrameKind.WELCOME
+            yield reply if greeting else reply[: wire.HEADER_BYTES - 4] + length.to_bytes(4, "little")
+
+    with served(promising, "unix:") as address, connected(address, 20.0) as channel:
+        channel.hello(DIGEST)
+        answer = outcome(lambda: channel.multiply(2, 8, random_elements(1, 11, MODULI[2]), MODULI[2], 7))
+        assert (answer, channel.resumed, channel.ended) == (Refusal.FRAME_TOO_LARGE, 0, True)
+
+
+@pytest.mark.requirement("WIR-P8")
+def test_a_refusal_before_the_whole_message_was_sent_is_no_broken_stream(place: str) -> None:
+    def hasty(requests: Iterator[bytes]) -> Iterator[bytes]:
+        for data in requests:
+            if wire.decode(data).kind is FrameKind.HELLO:
+                yield from honest(iter([data]))
+            else:
+                yield wire.encode(wire.REFUSAL)
+                return
+
+    with served(hasty, place) as address, connected(address, 20.0) as channel:
+        channel.hello(DIGEST)
+        assert waited(lambda: channel.multiply(2, 8, WIDE, MODULI[2], 7)) < 10
+        assert (channel.resumed, channel.ended) == (0, True)
+
+
+@pytest.mark.requirement("WIR-P7")
+def test_messages_of_several_frames_cross_whole(place: str) -> None:
+    with served(honest, place) as address, connected(address, 20.0) as channel:
+        channel.hello(DIGEST)
+        for step in range(3):
+            product = channel.multiply(2, step, WIDE, MODULI[2], 7)
+            assert torch.equal(product, welcomed(Tap()).multiply(2, step, WIDE, MODULI[2], 7))
 
 
 @pytest.mark.requirement("WIR-P8")
@@ -833,9 +912,9 @@ def test_a_transcript_holds_the_streams_of_an_epoch_one_after_the_other(tmp_path
 
 
 @contextmanager
-def impatient(answer: Answer, idle_s: float) -> Iterator[str]:
+def impatient(answer: Answer, place: str, idle_s: float) -> Iterator[str]:
     """Yield the address of a server that ends silent streams soon."""
-    server = Server(answer, launching.LOOPBACK, idle_s=idle_s)
+    server = Server(answer, place, idle_s=idle_s)
     try:
         yield server.address
     finally:
@@ -843,8 +922,8 @@ def impatient(answer: Answer, idle_s: float) -> Iterator[str]:
 
 
 @pytest.mark.requirement("WIR-P9")
-def test_silent_peers_lose_their_streams_to_others() -> None:
-    with impatient(honest, 0.6) as address, ExitStack() as stack:
+def test_silent_peers_lose_their_streams_to_others(place: str) -> None:
+    with impatient(honest, place, 0.6) as address, ExitStack() as stack:
         silent = [stack.enter_context(connected(address, 20.0)) for _ in range(constants.STREAM_LIMIT)]
         for channel in silent:
             channel.hello(DIGEST)
@@ -859,7 +938,7 @@ def test_silent_peers_lose_their_streams_to_others() -> None:
 
 
 @pytest.mark.requirement("WIR-P9")
-def test_a_peer_that_takes_no_answer_loses_its_stream() -> None:
+def test_a_peer_that_takes_no_answer_loses_its_stream(place: str) -> None:
     ended = threading.Event()
 
     def generous(requests: Iterator[bytes]) -> Iterator[bytes]:
@@ -870,21 +949,21 @@ def test_a_peer_that_takes_no_answer_loses_its_stream() -> None:
         finally:
             ended.set()
 
-    with impatient(generous, 0.6) as address:
-        stream = GrpcTransport(address, 30.0)
+    with impatient(generous, place, 0.6) as address:
+        stream = RemoteTransport(address, 30.0)
         stream.send(HELLO)
         assert ended.wait(10)
         stream.close()
 
 
 @pytest.mark.requirement("WIR-P9")
-def test_the_time_that_a_worker_takes_is_not_the_silence_of_its_peer() -> None:
+def test_the_time_that_a_worker_takes_is_not_the_silence_of_its_peer(place: str) -> None:
     def busy(requests: Iterator[bytes]) -> Iterator[bytes]:
         for reply in honest(requests):
             time.sleep(1.2)
             yield reply
 
-    with impatient(busy, 0.6) as address, connected(address, 20.0) as channel:
+    with impatient(busy, place, 0.6) as address, connected(address, 20.0) as channel:
         channel.hello(DIGEST)
         channel.multiply(2, 0, random_elements(1, 11, MODULI[2]), MODULI[2], 7)
         assert channel.resumed == 0
@@ -909,8 +988,8 @@ def test_a_promise_of_many_rows_takes_no_memory_before_they_are_sent() -> None:
 
 
 @pytest.mark.requirement("WIR-P10")
-def test_a_server_that_stops_ends_streams_between_exchanges_at_once() -> None:
-    server = Server(honest, launching.LOOPBACK)
+def test_a_server_that_stops_ends_streams_between_exchanges_at_once(place: str) -> None:
+    server = Server(honest, place)
     with connected(server.address, 20.0) as channel:
         channel.hello(DIGEST)
         channel.multiply(2, 0, random_elements(1, 11, MODULI[2]), MODULI[2], 7)
@@ -920,9 +999,9 @@ def test_a_server_that_stops_ends_streams_between_exchanges_at_once() -> None:
 
 
 @pytest.mark.requirement("WIR-P10")
-def test_an_exchange_that_does_not_end_is_ended_after_the_grace() -> None:
-    server = Server(honest, launching.LOOPBACK)
-    stream = GrpcTransport(server.address, 20.0)
+def test_an_exchange_that_does_not_end_is_ended_after_the_grace(place: str) -> None:
+    server = Server(honest, place)
+    stream = RemoteTransport(server.address, 20.0)
     for data in (HELLO, wire.encode(ONE_ROW)):
         stream.send(data)
     stream.receive()
@@ -938,12 +1017,11 @@ def test_an_exchange_that_does_not_end_is_ended_after_the_grace() -> None:
 
 SCRIPT = """
 import sys, types, torch
-from veil_optimized import launching, worker
+from veil_optimized import worker
 from veil_spec.constants import PRIMES
 groups = [worker.Placed(*pair) for pair in zip(torch.load(sys.argv[1]), PRIMES)]
 model = types.SimpleNamespace(groups=groups, digest=bytes(range(32)))
-address = sys.argv[2] if sys.argv[2:] else launching.LOOPBACK
-worker.serve_until_told(model, address, worker.announce, "cpu", True)
+worker.serve_until_told(model, sys.argv[2], worker.announce, "cpu", True)
 """
 
 
@@ -956,9 +1034,9 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sequence[str]:
 
 
 @pytest.fixture
-def process(command: Sequence[str]) -> Iterator[launching.Running]:
+def process(command: Sequence[str], place: str) -> Iterator[launching.Running]:
     """Yield a worker process that holds the random groups."""
-    running = launching.launch(command)
+    running = launching.launch([*command, place])
     yield running
     running.stop()
 
@@ -995,7 +1073,7 @@ def test_a_killed_worker_process_that_comes_back_is_asked_again(
     process: launching.Running, command: Sequence[str], tmp_path: Path
 ) -> None:
     elements, path = random_elements(3, 11, MODULI[2]), tmp_path / "transcript"
-    transport = RecordingTransport(GrpcTransport(process.address, 30.0), path, header())
+    transport = RecordingTransport(RemoteTransport(process.address, 30.0), path, header())
     with Channel(transport, EPOCH) as channel:
         channel.hello(DIGEST)
         first = channel.multiply(2, 0, elements, MODULI[2], 7)
@@ -1016,7 +1094,7 @@ def test_a_killed_worker_process_that_comes_back_is_asked_again(
 def test_a_worker_process_that_is_told_to_end_answers_what_was_begun_and_takes_no_new_stream(
     process: launching.Running,
 ) -> None:
-    stream = GrpcTransport(process.address, 30.0)
+    stream = RemoteTransport(process.address, 30.0)
     for data in (HELLO, wire.encode(ONE_ROW)):
         stream.send(data)
     assert wire.decode(stream.receive()).kind is FrameKind.WELCOME

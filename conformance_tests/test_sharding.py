@@ -30,7 +30,7 @@ from veil_optimized.ranks import Ranks
 from veil_optimized.session import Channel
 from veil_optimized.sharding import PLAN, Cut, Kind, Split, multiplied
 from veil_optimized.split import SplitDecoder
-from veil_optimized.transport import GrpcTransport, LocalTransport, StreamLost, Transport
+from veil_optimized.transport import LocalTransport, RemoteTransport, StreamLost, Transport
 from veil_optimized.worker import Worker, place
 from veil_spec import constants
 from veil_spec.architecture import ModelShape, Precision
@@ -330,7 +330,7 @@ def test_any_number_of_processes_answers_with_the_same_bytes(
     models: dict[Precision, Path], workers: Workers, precision: Precision, count: int
 ) -> None:
     model = load(models[precision])
-    found = answers(GrpcTransport(workers(precision, count)), model)
+    found = answers(RemoteTransport(workers(precision, count)), model)
     assert found == of_one_process(model)
     assert len(found) == 1 + 4 * len(model.groups)
 
@@ -347,7 +347,7 @@ def test_masked_and_split_generation_by_any_number_of_processes_equal_plain(
 ) -> None:
     model, new = load(models[precision]), SHAPE.context - len(PROMPT)
     plain = generate(Decoder(model), PROMPT, new)
-    with Channel(GrpcTransport(workers(precision, count)), EPOCH) as channel:
+    with Channel(RemoteTransport(workers(precision, count)), EPOCH) as channel:
         enclave = Enclave(model, channel)
         enclave.open()
         masked = generate(Decoder(model, enclave.products), PROMPT, new)
@@ -368,13 +368,13 @@ def test_nonsense_is_refused_before_another_rank_hears_of_it(
         replace(good, columns=good.columns - 1, payload=good.payload[good.element_bytes :]),
     ]
     for frame in nonsense:
-        stream = GrpcTransport(address)
+        stream = RemoteTransport(address)
         stream.send(wire.encode(Frame(FrameKind.HELLO, EPOCH, *ZEROS, model.digest)))
         stream.receive()
         stream.send(wire.encode(frame))
         assert stream.receive() == wire.encode(wire.REFUSAL)
         stream.close()
-    assert answers(GrpcTransport(address), model) == of_one_process(model)
+    assert answers(RemoteTransport(address), model) == of_one_process(model)
 
 
 # A rank that is lost
@@ -390,7 +390,7 @@ def test_a_rank_killed_in_the_middle_is_started_again_and_one_that_stands_still_
     options = ("--address", place_, "--round-s", str(ROUND_S))
     with torchrun(tmp_path / "group", models[Precision.W16A16], 3, *options, restarts=1) as group:
         assert group.address() == place_
-        with Channel(GrpcTransport(place_, DEADLINE_S), EPOCH) as channel:
+        with Channel(RemoteTransport(place_, DEADLINE_S), EPOCH) as channel:
             enclave = Enclave(model, channel)
             enclave.open()
             halted = group.pids()[2]
@@ -407,7 +407,7 @@ def test_a_rank_killed_in_the_middle_is_started_again_and_one_that_stands_still_
         os.kill(halted, signal.SIGSTOP)
         start = time.monotonic()
         with pytest.raises(StreamLost):
-            answers(GrpcTransport(place_, DEADLINE_S), model)
+            answers(RemoteTransport(place_, DEADLINE_S), model)
         assert 0.9 * ROUND_S < time.monotonic() - start < 5 * ROUND_S
         os.kill(halted, signal.SIGKILL)  # torchrun would, after half a minute
         assert group.process.wait(DEADLINE_S) != 0
@@ -450,7 +450,7 @@ def test_told_to_end_all_ranks_answer_what_was_begun_and_end_with_status_0(
     path = models[Precision.W16A16]
     model, processes = load(path), by_hand([path, path])
     assert processes[0].stdout is not None
-    stream = GrpcTransport(processes[0].stdout.readline().removeprefix(READY).strip(), DEADLINE_S)
+    stream = RemoteTransport(processes[0].stdout.readline().removeprefix(READY).strip(), DEADLINE_S)
     asked = next(frame for frame in questions(model) if frame.rows > 1)
     row = asked.columns * asked.element_bytes
     stream.send(wire.encode(Frame(FrameKind.HELLO, EPOCH, *ZEROS, model.digest)))

@@ -351,9 +351,7 @@ def enclave(
     settings = _settings(model, mode, profile, m_over_d, transcript, worker, plaintext, commitment)
     settings = _sanitizing(settings, table, epsilon)
     if mode is not Mode.PLAIN and worker is None:
-        raise Refused(
-            Refusal.WORKER_LOST, "--worker is missing: give the HOST:PORT that `veil worker` prints"
-        )
+        raise Refused(Refusal.WORKER_LOST, "--worker is missing: give the address that `veil worker` prints")
     settings = _located(settings, model, precision)
     from veil import answering
 
@@ -366,7 +364,9 @@ def enclave(
 def worker(
     model: ModelOption,
     precision: PrecisionOption = None,
-    address: Annotated[str, typer.Option(help="HOST:PORT to listen on")] = "127.0.0.1:0",
+    address: Annotated[
+        str, typer.Option(help="HOST:PORT to listen on, or unix:PATH for this machine alone")
+    ] = "127.0.0.1:0",
     device: Annotated[str, typer.Option(help="torch device that holds the weights")] = "cpu",
     parent: Annotated[bool, typer.Option("--parent", help="end when standard input ends")] = False,
 ) -> None:

@@ -29,7 +29,7 @@ from veil_optimized.launching import LOOPBACK, launch
 from veil_optimized.remo import Addresses, Outsourced, Rows, pad, ratchet
 from veil_optimized.serving import GRACE_S, Server
 from veil_optimized.tape import SeededTape
-from veil_optimized.transport import DEADLINE_S, GrpcTransport
+from veil_optimized.transport import DEADLINE_S, RemoteTransport
 from veil_optimized.worker import wait_for_end_of_input
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
@@ -247,7 +247,7 @@ class Stream(Protocol):
         ...
 
 
-class DealerTransport(GrpcTransport):
+class DealerTransport(RemoteTransport):
     """A stream to a dealer process: TLS with both certificates pinned, and a time limit on every message."""
 
     def __init__(self, address: str, credentials: Credentials, deadline_s: float = DEADLINE_S) -> None:

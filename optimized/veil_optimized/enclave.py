@@ -20,7 +20,7 @@ from veil_optimized.remo import Minter, Outsourced, Rows
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
 from veil_optimized.transcript import Header
-from veil_optimized.transport import DEADLINE_S, GrpcTransport, RecordingTransport, Transport
+from veil_optimized.transport import DEADLINE_S, RecordingTransport, RemoteTransport, Transport
 from veil_spec import __version__, constants
 from veil_spec.architecture import DecoderShape
 from veil_spec.refusals import Refusal, Refused
@@ -195,7 +195,7 @@ def epoch(
     """Yield an enclave in a fresh epoch with the worker at an address. Refuses: as Enclave does."""
     masking = masking or Masking()
     name = os.urandom(constants.EPOCH_BYTES)
-    transport: Transport = GrpcTransport(address, deadline_s)
+    transport: Transport = RemoteTransport(address, deadline_s)
     if transcript is not None:
         header = Header(
             __version__, model.digest, masking.profile, masking.rank, name, _fields(model, masking)

@@ -1,14 +1,15 @@
-"""A gRPC server of frame streams that bounds what its peers can hold of it: streams, buffers and time."""
+"""A server of frame streams that bounds what its peers can hold of it: streams, buffers and time."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 import grpc
 
+from veil_optimized import sockets
 from veil_optimized.transport import METHOD, OPTIONS
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
@@ -27,6 +28,20 @@ SERVER_OPTIONS: Final = (
 
 Answer = Callable[[Iterator[bytes]], Iterator[bytes]]
 """Returns the frames that one stream sends for the frames that it receives."""
+
+
+class Listener(Protocol):
+    """Where streams arrive, each answered by an `Exchange`."""
+
+    address: str
+
+    def start(self) -> None:
+        """Begin to take streams."""
+        ...
+
+    def stop(self, grace_s: float) -> Callable[[], object]:
+        """Take no new stream; return what waits for the others, and ends them after so many seconds."""
+        ...
 
 
 class Stream:
@@ -78,9 +93,13 @@ class Server:
         self._lock = threading.Lock()
         self._streams: set[Stream] = set()
         self._stopping = threading.Event()
-        self._server = _grpc_server(method, self._exchange)
-        self.address = f"{address.rpartition(':')[0]}:{_listen(self._server, address, credentials)}"
-        self._server.start()
+        self._listener: Listener = (
+            sockets.Listener(address, self._exchange)
+            if address.startswith(sockets.SCHEME)
+            else GrpcListener(address, self._exchange, method, credentials)
+        )
+        self.address = self._listener.address
+        self._listener.start()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def stop(self, grace_s: float = GRACE_S) -> None:
@@ -90,24 +109,23 @@ class Server:
 
         Implements: WIR-P10.
         """
-        done = self._server.stop(grace_s)
+        wait = self._listener.stop(grace_s)
         with self._lock:
             self._stopping.set()
             for stream in self._streams:
                 if stream.between:
                     stream.end()
-        done.wait()
+        wait()
 
-    def _exchange(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        stream = Stream(context.cancel)
+    def _exchange(self, requests: Iterator[bytes], end: Callable[[], object]) -> Generator[bytes, None, None]:
+        stream = Stream(end)
         with self._lock:
             self._streams.add(stream)
         try:
-            with suppress(grpc.RpcError):
-                for reply in self._answer(self._received(requests, stream)):
-                    stream.await_peer(reading=False)
-                    yield reply
-                    stream.go_on()
+            for reply in self._answer(self._received(requests, stream)):
+                stream.await_peer(reading=False)
+                yield reply
+                stream.go_on()
         finally:
             with self._lock:
                 self._streams.discard(stream)
@@ -134,26 +152,49 @@ class Server:
                 stream.end()
 
 
-def _grpc_server(
-    method: str, exchange: Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]
-) -> grpc.Server:
-    """Return a server of one method that turns streams above the limit away. Implements: WIR-P9."""
-    _, service, name = method.split("/")
-    server = grpc.server(
-        ThreadPoolExecutor(constants.STREAM_LIMIT),
-        options=SERVER_OPTIONS,
-        maximum_concurrent_rpcs=constants.STREAM_LIMIT,
-    )
-    handlers = {name: grpc.stream_stream_rpc_method_handler(exchange)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-    return server
+class GrpcListener:
+    """A port where streams of one gRPC method arrive; those above the limit are turned away.
 
+    Implements: WIR-P9, WIR-P10.
+    """
 
-def _listen(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
-    """Return the port. Refuses: WORKER_LOST."""
-    try:
-        if credentials is None:
-            return server.add_insecure_port(address)
-        return server.add_secure_port(address, credentials)
-    except RuntimeError as error:
-        raise Refused(Refusal.WORKER_LOST, f"cannot listen on {address}: give another --address") from error
+    def __init__(
+        self,
+        address: str,
+        exchange: sockets.Exchange,
+        method: str,
+        credentials: grpc.ServerCredentials | None,
+    ) -> None:
+        """Take a port. Refuses: WORKER_LOST."""
+
+        def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            with suppress(grpc.RpcError):
+                yield from exchange(requests, context.cancel)
+
+        _, service, name = method.split("/")
+        self._server = grpc.server(
+            ThreadPoolExecutor(constants.STREAM_LIMIT),
+            options=SERVER_OPTIONS,
+            maximum_concurrent_rpcs=constants.STREAM_LIMIT,
+        )
+        handlers = {name: grpc.stream_stream_rpc_method_handler(answer)}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+        self.address = f"{address.rpartition(':')[0]}:{self._port(address, credentials)}"
+
+    def _port(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        try:
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise Refused(
+                Refusal.WORKER_LOST, f"cannot listen on {address}: give another --address"
+            ) from error
+
+    def start(self) -> None:
+        """Begin to take streams."""
+        self._server.start()
+
+    def stop(self, grace_s: float) -> Callable[[], object]:
+        """Take no new stream; return what waits for the others, and ends them after so many seconds."""
+        return self._server.stop(grace_s).wait

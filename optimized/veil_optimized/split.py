@@ -16,7 +16,7 @@ from veil_optimized.generate import check_room
 from veil_optimized.model import Model
 from veil_optimized.session import Channel, Kept
 from veil_optimized.transcript import Header
-from veil_optimized.transport import DEADLINE_S, GrpcTransport, RecordingTransport, Transport
+from veil_optimized.transport import DEADLINE_S, RecordingTransport, RemoteTransport, Transport
 from veil_spec import __version__, constants
 from veil_spec.architecture import DecoderShape
 from veil_spec.refusals import Refusal, Refused
@@ -129,7 +129,7 @@ def epoch(
     Refuses: MODEL_MISMATCH, WORKER_LOST, what `decode` refuses.
     """
     name = os.urandom(constants.EPOCH_BYTES)
-    transport: Transport = GrpcTransport(address, deadline_s)
+    transport: Transport = RemoteTransport(address, deadline_s)
     if transcript is not None:
         header = Header(__version__, model.digest, PROFILE, None, name, ())
         transport = RecordingTransport(transport, transcript, header)

@@ -1,4 +1,4 @@
-"""Ways to carry frames to a worker and back: gRPC, in process, and recorded."""
+"""Ways to carry frames to a worker and back: gRPC, a Unix socket, in process, and recorded."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import grpc
 
-from veil_optimized import identity, transcript, wire
+from veil_optimized import identity, sockets, transcript, wire
 from veil_optimized.transcript import Direction
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
@@ -70,7 +70,25 @@ class Transport(Protocol):
         ...
 
 
-class Stream:
+class Stream(Protocol):
+    """One connection: `replies` raises grpc.RpcError, or ends, where it breaks."""
+
+    replies: Iterator[bytes]
+
+    def send(self, data: bytes) -> None:
+        """Send a frame, without waiting for the peer to take it."""
+        ...
+
+    def cancel(self) -> None:
+        """End the stream for the thread that waits for a reply."""
+        ...
+
+    def close(self) -> None:
+        """End the stream and leave the connection."""
+        ...
+
+
+class GrpcStream:
     """One gRPC connection with one call on it."""
 
     def __init__(
@@ -87,9 +105,8 @@ class Stream:
             self._wait(address, wait_s)
         exchange = self._channel.stream_stream(method, request_serializer=bytes, response_deserializer=bytes)
         call = exchange(iter(self._outgoing.get, None))
-        self.send: Callable[[bytes], None] = self._outgoing.put
         self.replies: Iterator[bytes] = iter(call)
-        self.cancel: Callable[[], object] = call.cancel
+        self._cancel: Callable[[], object] = call.cancel
 
     def _wait(self, address: str, wait_s: float) -> None:
         try:
@@ -97,6 +114,14 @@ class Stream:
         except grpc.FutureTimeoutError as error:
             self._channel.close()
             raise Refused(Refusal.WORKER_LOST, f"nobody listened at {address} for {wait_s:g} s") from error
+
+    def send(self, data: bytes) -> None:
+        """Hand a frame to the call."""
+        self._outgoing.put(data)
+
+    def cancel(self) -> None:
+        """Cancel the call."""
+        self._cancel()
 
     def close(self) -> None:
         """Cancel the call and leave the connection."""
@@ -111,10 +136,11 @@ def _connection(address: str, credentials: grpc.ChannelCredentials | None) -> gr
     return grpc.secure_channel(address, credentials, options=(*CONNECTION_OPTIONS, PEER_NAME))
 
 
-class GrpcTransport:
-    """A stream to a worker process at an address, with a time limit on every exchange.
+class RemoteTransport:
+    """A stream to a worker process, with a time limit on every exchange.
 
-    A dealer's stream is one too, with another method and credentials.
+    The address is that of a gRPC server or of a Unix socket. A dealer's stream is one too, with another
+    method and credentials.
     """
 
     def __init__(
@@ -124,8 +150,12 @@ class GrpcTransport:
         method: str = METHOD,
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
-        self._connect = partial(Stream, address, method=method, credentials=credentials)
-        self._stream = self._connect()
+        self._connect: Callable[..., Stream] = (
+            partial(sockets.Stream, address)
+            if address.startswith(sockets.SCHEME)
+            else partial(GrpcStream, address, method=method, credentials=credentials)
+        )
+        self._stream: Stream = self._connect()
         self._deadline_s = deadline_s
         self._exchange_ends = 0.0
         self._sending = False

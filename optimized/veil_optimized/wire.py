@@ -100,6 +100,12 @@ def decode(data: bytes) -> Frame:
     return frame
 
 
+def payload_length(header: bytes) -> int:
+    """Return the bytes of payload that follow a header, or 0 after one that `decode` refuses as it is."""
+    magic, *_, length = HEADER.unpack(header)
+    return int(length) if magic == constants.FRAME_MAGIC and length <= constants.FRAME_LIMIT else 0
+
+
 def _numbers(frame: Frame) -> tuple[int, int, int, int, int, int]:
     return frame.group, frame.step, frame.first_row, frame.rows, frame.total_rows, frame.columns
 

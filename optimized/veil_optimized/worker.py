@@ -372,7 +372,7 @@ def main() -> int:
     """Return the exit status: 0 after a clean end, 2 on bad input."""
     parser = argparse.ArgumentParser(prog="python -m veil_optimized.worker", description=__doc__)
     parser.add_argument("model", type=Path, help="integer model file")
-    parser.add_argument("--address", default=LOOPBACK, help="HOST:PORT to listen on")
+    parser.add_argument("--address", default=LOOPBACK, help="HOST:PORT or unix:PATH to listen on")
     parser.add_argument("--device", default="cpu", help="torch device that holds the weights")
     parser.add_argument("--parent", action="store_true", help="end when standard input ends")
     parser.add_argument("--idle-s", type=_seconds, default=IDLE_S, help="end a stream that is silent so long")
