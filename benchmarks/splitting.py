@@ -15,8 +15,7 @@ from benchmarks.models import enclave_of
 from veil_optimized.decoder import Decoder
 from veil_optimized.integrity import Check
 from veil_optimized.model import Model
-from veil_optimized.profiles import Hidden, Padded
-from veil_optimized.remo import Outsourced
+from veil_optimized.profiles import Hidden, PadCover, Padded
 from veil_optimized.session import Channel
 from veil_optimized.worker import Placed
 
@@ -24,7 +23,13 @@ Given = ParamSpec("Given")
 Made = TypeVar("Made")
 REST: Final = "non-linear"
 """What no other part counts: the steps between the products, and the calls around them."""
-WRAPPED: Final = (("wire", Channel, "multiply"), ("multiply", Placed, "product"), ("check", Check, "verify"))
+WRAPPED: Final = (
+    ("wire", Channel, "send"),
+    ("wire", Channel, "receive"),
+    ("multiply", Placed, "product"),
+    ("check", Check, "verify"),
+    ("mask", Padded, "cover"),
+)
 """A part and the method whose time it is, less that of the parts inside it."""
 PARTS: Final = ("mask", "wire", "multiply", "check", "unmask", REST)
 
@@ -95,15 +100,15 @@ class Clock:
 @contextmanager
 def watched(clock: Clock) -> Iterator[None]:
     """Let the clock count what is masked, sent, multiplied, checked and unmasked inside."""
-    hide = Padded.hide
+    hide = PadCover.hide
 
-    def hidden(profile: Padded, group: Outsourced, step: int, rows: torch.Tensor) -> Hidden:
+    def hidden(cover: PadCover, rows: torch.Tensor) -> Hidden:
         with clock.during("mask"):
-            masked, reveal = hide(profile, group, step, rows)
+            masked, reveal = hide(cover, rows)
         return masked, clock.counting("unmask", reveal)
 
     with ExitStack() as stack:
-        stack.enter_context(patch.object(Padded, "hide", hidden))
+        stack.enter_context(patch.object(PadCover, "hide", hidden))
         for part, owner, name in WRAPPED:
             method: Callable[..., object] = getattr(owner, name)
             stack.enter_context(patch.object(owner, name, clock.counting(part, method)))

@@ -14,7 +14,7 @@ from veil_optimized.enclave import Enclave, epoch
 from veil_optimized.generate import generate
 from veil_optimized.launching import start_worker
 from veil_optimized.model import Model, load
-from veil_optimized.profiles import Masking
+from veil_optimized.profiles import Masking, profile_of
 from veil_optimized.remo import LocalMinter, Ratchet
 from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport
@@ -213,3 +213,101 @@ def test_two_processes_and_a_transcript(model: Model, imported: Path, tmp_path: 
     recorded = transcript.read(path)
     assert recorded.header.profile == "pad"
     assert len(recorded.records) == 2 * (1 + 4 * (4 * model.shape.layers + 1))
+
+
+# Halves of a step that take turns
+
+LONG = [(7 * place + 3) % 29 for place in range(40)]
+RAGGED = [LONG[:3], LONG[3:30], LONG[30:], LONG[1:17]]
+
+
+def _messages(sent: list[bytes]) -> dict[tuple[int, int], bytes]:
+    """Return the rows that were sent of each group and step."""
+    found: dict[tuple[int, int], bytes] = {}
+    for frame in map(wire.decode, sent[1:]):
+        place = frame.group, frame.step
+        found[place] = found.get(place, b"") + frame.payload
+    return found
+
+
+@pytest.mark.requirement("RMO-R8")
+@pytest.mark.parametrize("prompts", [[LONG], RAGGED, [LONG[:32], LONG[32:33]]])
+def test_halves_that_take_turns_send_the_messages_of_a_step_at_once_and_come_to_the_same_words(
+    model: Model, prompts: list[list[int]]
+) -> None:
+    found = []
+    for in_turns in (False, True):
+        enclave, sent = _enclave(model, masking=Masking(seed=bytes(32)))
+        decoder = Decoder(model, enclave.products, enclave.together if in_turns else None)
+        caches = [decoder.new_cache() for _ in prompts]
+        first = decoder.advance(caches, prompts)
+        second = decoder.advance(caches, [prompt[:2] for prompt in prompts])
+        found.append((torch.cat((first, second)).tolist(), _messages(sent), enclave.channel.round_trips))
+        assert (len(sent) > 1 + enclave.channel.round_trips) == in_turns
+    plain = Decoder(model)
+    caches = [plain.new_cache() for _ in prompts]
+    expected = torch.cat(
+        (plain.advance(caches, prompts), plain.advance(caches, [prompt[:2] for prompt in prompts]))
+    )
+    assert found[0] == found[1]
+    assert found[1][0] == expected.tolist()
+
+
+@pytest.mark.requirement("RMO-P2")
+def test_a_witness_is_told_all_rows_of_a_step_that_was_sent_in_halves(model: Model) -> None:
+    told = []
+    for in_turns in (False, True):
+        rows = list[object]()
+        worker = Worker(place(model, "cpu"), model.digest)
+        channel = Channel(LocalTransport(worker.handle), bytes(16))
+
+        def note(group: int, step: int, given: torch.Tensor, rows: list[object] = rows) -> None:
+            rows.append((group, step, given.tolist()))
+
+        enclave = Enclave(model, channel, witness=note)
+        enclave.open()
+        Decoder(model, enclave.products, enclave.together if in_turns else None).step(LONG)
+        told.append(rows)
+    assert told[0] == told[1]
+
+
+@pytest.mark.requirement("INT-P1")
+def test_a_wrong_product_of_the_second_half_ends_the_epoch_and_no_pad_is_left(model: Model) -> None:
+    def wrong(data: bytes) -> list[bytes]:
+        return _one_wrong_element(data) if wire.decode(data).first_row else [data]
+
+    enclave, _ = _enclave(model, wrong)
+    with pytest.raises(Refused) as caught:
+        Decoder(model, enclave.products, enclave.together).step(LONG)
+    assert (caught.value.reason, enclave.channel.ended) == (Refusal.CHECK_FAILED, True)
+    message = enclave._message
+    assert message is None or all(not part.any() for part in message.cover._left)  # type: ignore[attr-defined]
+
+
+def test_pads_that_were_taken_and_not_used_are_overwritten(model: Model) -> None:
+    enclave, _ = _enclave(model)
+    group = model.groups[0]
+    rows = torch.ones(2, group.weights.shape[1], dtype=torch.int64)
+    enclave._asked(group, rows, 5)
+    assert enclave._message is not None
+    left: tuple[torch.Tensor, ...] = enclave._message.cover._left  # type: ignore[attr-defined]
+    assert [len(part) for part in left] == [3, 3] and all(part.any() for part in left)
+    enclave.close()
+    assert not any(part.any() for part in left)
+
+
+def test_a_profile_that_hides_whole_steps_takes_no_turns(model: Model) -> None:
+    assert profile_of(Masking("lwe"), Ratchet(bytes(32))).in_parts is False
+    assert _enclave(model, masking=Masking("rank", Fraction(1, 2)))[0].together is not None
+
+
+def test_two_processes_take_turns(model: Model, imported: Path, tmp_path: Path) -> None:
+    tape = tmp_path / "tape"
+    with (
+        start_worker(imported / INTEGER_FILE) as address,
+        epoch(model, address, transcript=tape) as enclave,
+    ):
+        masked = generate(Decoder(model, enclave.products, enclave.together), LONG, 3)
+    assert torch.equal(masked.logits, generate(Decoder(model), LONG, 3).logits)
+    kinds = [message.kind for message in transcript.messages(transcript.read(tape))]
+    assert kinds == [FrameKind.MULTIPLY, FrameKind.PRODUCT] * (3 * (4 * model.shape.layers + 1))

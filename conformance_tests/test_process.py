@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from veil_optimized import launching, transcript, wire, worker
 from veil_optimized.serving import Answer, Server
-from veil_optimized.session import Channel
+from veil_optimized.session import Channel, Exchange
 from veil_optimized.transport import (
     MESSAGE_LIMIT,
     METHOD,
@@ -381,7 +381,7 @@ def test_a_message_of_many_frames_is_counted_and_comes_back_whole() -> None:
     elements = random_elements(40_000, 11, MODULI[2])
     product = channel.multiply(2, 0, elements, MODULI[2], 7)
     assert product[-1].tolist() == exact_product(elements[-1:], random_weights(7, 11, 2), MODULI[2])[0]
-    assert (len(tap.sent), len(tap.received)) == (1 + 3, 1 + 2)
+    assert (len(tap.sent), len(tap.received)) == (1 + 3, 1 + 3)
     assert max(map(len, tap.sent + tap.received)) <= constants.FRAME_LIMIT + wire.HEADER_BYTES
     assert channel.bytes_sent == sum(map(len, tap.sent))
     assert channel.bytes_received == sum(map(len, tap.received))
@@ -475,7 +475,8 @@ def test_a_worker_refuses_a_message_whose_answer_would_be_too_large() -> None:
     assert list(peer.handle(wire.encode(first))) == [REFUSAL_BYTES]
     allowed = Worker(wide, DIGEST)
     assert len(list(allowed.handle(HELLO))) == 1
-    assert list(allowed.handle(wire.encode(replace(first, total_rows=rows - 1)))) == []
+    (answer,) = allowed.handle(wire.encode(replace(first, total_rows=rows - 1)))
+    assert wire.decode(answer).kind is FrameKind.PRODUCT
 
 
 def test_a_worker_with_another_model_says_so_and_ends() -> None:
@@ -753,8 +754,8 @@ class Breaking(Tap):
 
 
 WIDE = random_elements(40_000, 11, MODULI[2])
-"""A message of 3 frames whose answer has 2."""
-STREAM_FRAMES = 2 + 3 + 2
+"""A message of 3 frames, and of 3 answers."""
+STREAM_FRAMES = 2 + 3 + 3
 """HELLO, WELCOME, MULTIPLY and PRODUCT of `WIDE`."""
 
 
@@ -791,6 +792,107 @@ def test_every_stream_of_an_epoch_begins_what_the_first_one_sent(lasts: list[int
     assert (answer is Refusal.WORKER_LOST) == (len(lasts) >= constants.RESUME_LIMIT)
     assert channel.resumed == min(1 + len(lasts), constants.RESUME_LIMIT) == len(tap.opened) - 1
     assert all(sent == whole.sent[: len(sent)] for sent in tap.opened)
+
+
+# Exchanges that overlap
+
+
+ROWS_OF_PARTS = random_elements(8, 11, MODULI[2])
+
+
+def overlapping(channel: Channel) -> list[torch.Tensor]:
+    """Return the products of two exchanges of two parts each: the second begins before the first has ended.
+
+    Two sequences that take turns send like this.
+    """
+    products = list[torch.Tensor]()
+    last: tuple[Exchange, int] | None = None
+    for step in range(2):
+        exchange = channel.begin(2, step, 4, 11, 7, MODULI[2])
+        for rows in torch.split(ROWS_OF_PARTS[4 * step : 4 * step + 4], [1, 3]):
+            channel.send(exchange, rows, MODULI[2])
+            if last is not None:
+                products.append(channel.receive(*last, MODULI[2]))
+            last = exchange, len(rows)
+    assert last is not None
+    return [*products, channel.receive(*last, MODULI[2])]
+
+
+@pytest.mark.requirement("WIR-P7")
+def test_overlapping_exchanges_give_the_products_of_those_that_follow_one_another(place: str) -> None:
+    expected = exact_product(ROWS_OF_PARTS, random_weights(7, 11, 2), MODULI[2])
+    with served(honest, place) as address, connected(address, 20.0) as channel:
+        channel.hello(DIGEST)
+        assert torch.cat(overlapping(channel)).tolist() == expected
+        assert channel.round_trips == 2
+
+
+@pytest.mark.requirement("WIR-P7")
+def test_a_worker_that_answers_whole_messages_alone_serves_overlapping_exchanges() -> None:
+    kept = list[bytes]()
+
+    def late(replies: list[bytes]) -> list[bytes]:
+        kept.extend(replies)
+        if not wire.ends_a_message(kept[-1]):
+            return []
+        whole, kept[:] = list(kept), []
+        return whole
+
+    expected = exact_product(ROWS_OF_PARTS, random_weights(7, 11, 2), MODULI[2])
+    assert torch.cat(overlapping(welcomed(Tap(late)))).tolist() == expected
+
+
+@pytest.mark.requirement("WIR-P8")
+def test_overlapping_exchanges_survive_a_break_anywhere_and_send_the_same_frames_again() -> None:
+    whole = Tap()
+    expected = overlapping(welcomed(whole))
+    for lasts in range(2, 10):
+        tap = Breaking([lasts])
+        channel = welcomed(tap)
+        assert all(map(torch.equal, overlapping(channel), expected))
+        first, second = tap.opened
+        begun = whole.sent[: len(first)]
+        assert first == begun and second[0] == HELLO
+        assert second[1:] == whole.sent[len(whole.sent) - len(second) + 1 :]
+        assert (channel.resumed, channel.round_trips) == (1, 2)
+
+
+@pytest.mark.requirement("WIR-P2")
+def test_the_next_exchange_gives_the_one_before_no_more_time(place: str) -> None:
+    def stuck(requests: Iterator[bytes]) -> Iterator[bytes]:
+        for data in requests:
+            if wire.decode(data).step == 0:
+                yield from list(honest(iter([HELLO, data])))[-1:] if wire.decode(data).rows == 1 else ()
+            if wire.decode(data).kind is FrameKind.HELLO:
+                yield from honest(iter([data]))
+
+    with served(stuck, place) as address, connected(address) as channel:
+        channel.hello(DIGEST)
+        channel.resumed = constants.RESUME_LIMIT
+        exchange = channel.begin(2, 0, 4, 11, 7, MODULI[2])
+        channel.send(exchange, ROWS_OF_PARTS[:1], MODULI[2])
+        channel.send(exchange, ROWS_OF_PARTS[1:4], MODULI[2])
+        channel.receive(exchange, 1, MODULI[2])
+        time.sleep(0.7 * DEADLINE_S)
+        following = channel.begin(2, 1, 4, 11, 7, MODULI[2])
+        channel.send(following, ROWS_OF_PARTS[4:5], MODULI[2])
+        assert waited(lambda: channel.receive(exchange, 3, MODULI[2])) < 0.9 * DEADLINE_S
+
+
+@pytest.mark.requirement("WIR-P1")
+def test_a_transcript_of_overlapping_exchanges_is_read_message_by_message(tmp_path: Path) -> None:
+    path = tmp_path / "transcript"
+    with Channel(RecordingTransport(Tap(), path, header()), EPOCH) as channel:
+        channel.hello(DIGEST)
+        products = overlapping(channel)
+    found = list(transcript.messages(transcript.read(path)))
+    assert [(message.kind.name, message.step) for message in found] == [
+        ("MULTIPLY", 0),
+        ("PRODUCT", 0),
+        ("MULTIPLY", 1),
+        ("PRODUCT", 1),
+    ]
+    assert found[1].elements.tolist() == torch.cat(products[:2]).tolist()
 
 
 @pytest.mark.requirement("WIR-P8")
@@ -977,7 +1079,7 @@ def test_a_promise_of_many_rows_takes_no_memory_before_they_are_sent() -> None:
     sent = [wire.encode(replace(ONE_ROW, first_row=row, total_rows=rows)) for row in range(1000)]
     tracemalloc.start()
     try:
-        assert [reply for data in sent for reply in peer.handle(data)] == []
+        assert sum(len(list(peer.handle(data))) for data in sent) == len(sent)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -1004,7 +1106,8 @@ def test_an_exchange_that_does_not_end_is_ended_after_the_grace(place: str) -> N
     stream = RemoteTransport(server.address, 20.0)
     for data in (HELLO, wire.encode(ONE_ROW)):
         stream.send(data)
-    stream.receive()
+    kinds = [wire.decode(stream.receive()).kind for _ in range(2)]
+    assert kinds == [FrameKind.WELCOME, FrameKind.PRODUCT]
     time.sleep(0.2)
     start = time.monotonic()
     server.stop(1.0)
@@ -1097,7 +1200,8 @@ def test_a_worker_process_that_is_told_to_end_answers_what_was_begun_and_takes_n
     stream = RemoteTransport(process.address, 30.0)
     for data in (HELLO, wire.encode(ONE_ROW)):
         stream.send(data)
-    assert wire.decode(stream.receive()).kind is FrameKind.WELCOME
+    kinds = [wire.decode(stream.receive()).kind for _ in range(2)]
+    assert kinds == [FrameKind.WELCOME, FrameKind.PRODUCT]
     time.sleep(0.3)
     process.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)

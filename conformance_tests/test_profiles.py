@@ -193,11 +193,11 @@ def test_every_profile_takes_a_step_once_and_closes_those_before_it(name: str) -
     modulus = LWE_MODULUS if name == "lwe" else group.modulus
     elements = pad(SeededTape(SEED), 9, 0, 2, 4, modulus)
     profile.publish(group, elements, elements)
-    profile.hide(group, 3, _rows(2, 4))
+    profile.cover(group, 3, 2)
     assert [chain.has(step) for step in range(4)] == [False, False, False, True]
     for step in (3, 2):
         with pytest.raises(Refused) as refused:
-            profile.hide(group, step, _rows(2, 4))
+            profile.cover(group, step, 2)
         assert refused.value.reason is Refusal.PAD_REUSED
 
 

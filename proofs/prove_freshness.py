@@ -20,7 +20,7 @@ import torch
 from veil_optimized import dealer, wire
 from veil_optimized import remo as fast
 from veil_optimized.enclave import Enclave
-from veil_optimized.model import Model
+from veil_optimized.model import Asking, Model
 from veil_optimized.session import Channel
 from veil_optimized.transport import StreamLost
 from veil_optimized.worker import Worker, place
@@ -365,6 +365,8 @@ class House:
         if event in ROWS:
             for layer in self.model.groups:
                 self.call(layer, ROWS[event])
+        elif event == "in turns":
+            self.call_in_turns(ROWS["prompt"])
         elif event == "half a call":
             self.call(self.model.groups[0], ROWS["x"])
         elif event in ("before", "after"):
@@ -393,13 +395,26 @@ class House:
         expected = given @ layer.weights.to(torch.int64).T
         assert torch.equal(self.enclave.products(layer, given), expected)  # type: ignore[arg-type]
 
-    def sent(self) -> dict[Place, set[bytes]]:
-        """Return the different payloads that reached the worker at each place."""
-        found: dict[Place, set[bytes]] = {}
+    def call_in_turns(self, rows: Sequence[Sequence[int]]) -> None:
+        """Return nothing once the products of two rows that take turns are right."""
+
+        def part(row: torch.Tensor) -> Asking[torch.Tensor]:
+            for layer in self.model.groups:
+                products = yield layer, row  # type: ignore[misc]
+                assert torch.equal(products, row @ layer.weights.to(torch.int64).T)
+            return row
+
+        assert self.enclave.together is not None
+        self.enclave.together([part(row) for row in torch.split(torch.tensor(rows), 1)], len(rows))
+
+    def sent(self) -> dict[Place, dict[int, set[bytes]]]:
+        """Return the different payloads that reached the worker at each place, by their first row."""
+        found: dict[Place, dict[int, set[bytes]]] = {}
         for life, frames in enumerate(self.frames):
             for frame in map(wire.decode, frames):
                 if frame.kind is FrameKind.MULTIPLY:
-                    found.setdefault((life, frame.group, frame.step), set()).add(frame.payload)
+                    place = found.setdefault((life, frame.group, frame.step), {})
+                    place.setdefault(frame.first_row, set()).add(frame.payload)
         return found
 
     def reused(self) -> bool:
@@ -410,15 +425,16 @@ class House:
         sent, owners = self.sent(), dict[tuple[int, ...], set[tuple[Place, int]]]()
         for told, rows in self.told:
             modulus = self.model.groups[told[1]].modulus
-            for payload in sent.get(told, ()):
+            for first, payload in ((n, each) for n, some in sent.get(told, {}).items() for each in some):
                 elements = wire.unpack(payload, len(payload) // 6, modulus).reshape(-1, 2).tolist()
-                for number, (masked, row) in enumerate(zip(elements, rows, strict=False)):
+                for number, (masked, row) in enumerate(zip(elements, rows[first:], strict=False), first):
                     mask = tuple((c - x) % modulus for c, x in zip(masked, row, strict=True))
                     owners.setdefault(mask, set()).add((told, number))
-        return any(len(p) > 1 for p in sent.values()) or any(len(o) > 1 for o in owners.values())
+        several = any(len(some) > 1 for place in sent.values() for some in place.values())
+        return several or any(len(o) > 1 for o in owners.values())
 
 
-EVENTS: Final = ("x", "prompt", "half a call", "before", "after", "ahead", "rewind", "crash")
+EVENTS: Final = ("x", "prompt", "in turns", "half a call", "before", "after", "ahead", "rewind", "crash")
 DEALER_EVENTS: Final = (*EVENTS[:-1], "dealer restarts", "rollback")
 
 
@@ -439,9 +455,10 @@ LENGTH: Final = int(os.environ.get("VEIL_FRESHNESS_EVENTS", "2"))
 def test_the_running_enclave_masks_no_two_rows_alike(dealt: bool) -> None:
     """Every order of two events leaves a transcript without a reused mask, and every product is right.
 
-    Given: the optimized enclave, channel, worker, minters and dealer; calls of one row and of a prompt, a
-    call that only half of the groups answer, streams that break before and after a message, pads minted
-    ahead, counters set back, crashes, dealers that start again, and an epoch's name from a rolled-back disk
+    Given: the optimized enclave, channel, worker, minters and dealer; calls of one row and of a prompt, at
+    once and by rows that take turns, a call that only half of the groups answer, streams that break before
+    and after a message, pads minted ahead, counters set back, crashes, dealers that start again, and an
+    epoch's name from a rolled-back disk
     (by machine: all orders of the stated length; VEIL_FRESHNESS_EVENTS makes them longer).
     Then: the machine explored above is the one that runs; masks are recomputed from what was sent.
     Assuming: TAP-A2, RMO-A1.

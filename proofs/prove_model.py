@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from inspect import getsource
@@ -12,11 +13,13 @@ import pytest
 import torch
 
 from veil_conformance import tiny_model
+from veil_optimized import decoder as fast_decoder
 from veil_optimized import encoder as fast_encoder
 from veil_optimized import fixed_point as fast_point
 from veil_optimized import steps
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave
+from veil_optimized.model import Model
 from veil_optimized.model import load as fast_load
 from veil_optimized.profiles import Masking
 from veil_optimized.session import Channel
@@ -159,7 +162,7 @@ def test_many_tokens_at_once_give_the_logits_of_one_at_a_time(tmp_path: Path) ->
     Then: batches of the optimized code return the reference's words of one token at a time.
     Assuming: nothing.
     Proves: MDL-G1.
-    Pins: veil_optimized.decoder.Decoder.through a630fafa.
+    Pins: veil_optimized.decoder.Decoder.through 68be12c5.
     Pins: veil_optimized.fixed_point.attend 71ae4701.
     Pins: veil_optimized.fixed_point.softmax_average 49e9b5df.
     """
@@ -167,30 +170,42 @@ def test_many_tokens_at_once_give_the_logits_of_one_at_a_time(tmp_path: Path) ->
         assert every_split_agrees(path, decoder.logits(path, TOKENS))
 
 
-def through_enclave(path: Path, rank: Fraction | None, pieces: Sequence[list[int]]) -> list[list[int]]:
-    """Return the logits of every position by an enclave and a worker in one process."""
-    loaded = fast_load(path)
+@contextmanager
+def opened(loaded: Model, rank: Fraction | None = None) -> Iterator[Enclave]:
+    """Yield an enclave with a worker in this process."""
     worker = Worker(place(loaded, "cpu"), loaded.digest)
     masking = Masking("pad" if rank is None else "rank", rank, seed=SEED)
     with Channel(LocalTransport(worker.handle), bytes(constants.EPOCH_BYTES)) as channel:
         enclave = Enclave(loaded, channel, masking)
         enclave.open()
-        return in_pieces(Decoder(loaded, enclave.products), pieces)
+        yield enclave
+
+
+def through_enclave(
+    path: Path, rank: Fraction | None, pieces: Sequence[list[int]], in_turns: bool
+) -> list[list[int]]:
+    """Return the logits of every position by an enclave and a worker, pieces at once or by halves."""
+    loaded = fast_load(path)
+    with opened(loaded, rank) as enclave:
+        return in_pieces(Decoder(loaded, enclave.products, enclave.together if in_turns else None), pieces)
 
 
 @pytest.mark.requirement("MDL-G1")
-def test_masked_batches_give_the_plain_logits(tmp_path: Path) -> None:
+def test_masked_batches_give_the_plain_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An enclave with a worker returns the plain logits for every cut of the tokens into batches.
 
-    Given: one small model, all 16 cuts, profiles `pad` and `rank` (checked).
+    Given: one small model, all 16 cuts, profiles `pad` and `rank`, each batch at once and by halves that take
+    turns (checked).
     Then: masks, batches and plain inference agree in every bit.
     Assuming: nothing.
     Proves: MDL-G1.
+    Pins: veil_optimized.decoder.Decoder._stream 33ef2135.
     """
+    monkeypatch.setattr(fast_decoder, "IN_TURNS", 2)
     path = next(small_models(tmp_path))
     expected = decoder.logits(path, TOKENS)
-    for rank, pieces in product(PROFILES, splits(TOKENS)):
-        assert through_enclave(path, rank, pieces) == expected
+    for rank, pieces, in_turns in product(PROFILES, splits(TOKENS), (False, True)):
+        assert through_enclave(path, rank, pieces, in_turns) == expected
 
 
 SEQUENCES = ([3, 1, 4, 1, 5], [2], [7, 1, 8])
@@ -202,26 +217,35 @@ def encoder_file(folder: Path) -> Path:
 
 
 @pytest.mark.requirement("MDL-G1")
-def test_a_batch_gives_each_sequence_what_it_gets_alone(tmp_path: Path) -> None:
+def test_a_batch_gives_each_sequence_what_it_gets_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Sequences of a ragged batch get the reference's words of each of them alone, plain and masked.
 
-    Given: two small decoders and an encoder, three sequences of five, one and three tokens (checked). In
+    Given: two small decoders and an encoder, three sequences of five, one and three tokens, at once and by
+    halves that take turns (checked). In
     general each sequence attends to itself alone, and all else works row by row with exact sums (argued).
     Then: batches agree with single sequences in every bit.
     Assuming: nothing.
     Proves: MDL-G1.
-    Pins: veil_optimized.encoder.Encoder.through 9fd63f8a.
+    Pins: veil_optimized.encoder.Encoder.through c284a45d.
     """
+    for module in (fast_decoder, fast_encoder):
+        monkeypatch.setattr(module, "IN_TURNS", 2)
     for path in small_models(tmp_path):
-        running = Decoder(fast_load(path))
-        caches = [running.new_cache() for _ in SEQUENCES]
-        assert running.advance(caches, SEQUENCES).tolist() == [
-            decoder.logits(path, tokens)[-1] for tokens in SEQUENCES
-        ]
+        with opened(loaded := fast_load(path)) as enclave:
+            for running in (Decoder(loaded), Decoder(loaded, enclave.products, enclave.together)):
+                caches = [running.new_cache() for _ in SEQUENCES]
+                assert running.advance(caches, SEQUENCES).tolist() == [
+                    decoder.logits(path, tokens)[-1] for tokens in SEQUENCES
+                ]
     path = encoder_file(tmp_path)
-    streams = fast_encoder.Encoder(fast_load(path)).streams(SEQUENCES)
-    for tokens, stream in zip(SEQUENCES, streams, strict=True):
-        assert stream.tolist() == [list(row) for row in encoder.stream(path, tokens)]
+    with opened(loaded := fast_load(path)) as enclave:
+        plain = fast_encoder.Encoder(loaded).streams(SEQUENCES)
+        in_turns = fast_encoder.Encoder(loaded, enclave.products, enclave.together).streams(SEQUENCES)
+        assert enclave.channel.round_trips == 4 * loaded.shape.layers
+    for tokens, stream, other in zip(SEQUENCES, plain, in_turns, strict=True):
+        assert stream.tolist() == other.tolist() == [list(row) for row in encoder.stream(path, tokens)]
         assert stream.tolist() == [list(row) for row in encoder.masked_stream(path, tokens, SEED)]
 
 

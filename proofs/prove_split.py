@@ -119,7 +119,7 @@ def test_split_is_given_tokens_alone_and_reaches_no_code_that_knows_private_text
     Proves: MDL-G3.
     Pins: veil_optimized.split.SplitDecoder 79737451.
     Pins: veil_optimized.split.SplitEncoder 40875a3f.
-    Pins: veil_optimized.session.Channel.infer 0163072a.
+    Pins: veil_optimized.session.Channel.infer 1f0534a8.
     Pins: veil_optimized.session.Channel.sequence 0df5a988.
     """
     source = (PACKAGE / "split.py").read_text("utf-8")

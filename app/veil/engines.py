@@ -17,7 +17,7 @@ from veil_optimized.enclave import Enclave, Witness, epoch
 from veil_optimized.encoder import Encoder
 from veil_optimized.generate import Engine, steps_of
 from veil_optimized.launching import start_worker
-from veil_optimized.model import Model, Products, load, plain_products
+from veil_optimized.model import Model, Products, Together, load, plain_products
 from veil_optimized.profiles import Masking
 from veil_optimized.tape import SeededTape
 from veil_spec import constants
@@ -232,13 +232,17 @@ class Opened:
     def _products(self) -> Products:
         return plain_products if self.enclave is None else self.enclave.products
 
+    @property
+    def _together(self) -> Together | None:
+        return None if self.enclave is None else self.enclave.together
+
     def decoder(self) -> Engine[Any]:
         """Return the decoder of the mode. Refuses: MODEL_UNSUPPORTED."""
         if self.config.mode == "split":
             from veil_optimized.split import SplitDecoder
 
             return SplitDecoder(self.model, self._channel)
-        return Decoder(self.model, self._products)
+        return Decoder(self.model, self._products, self._together)
 
     def encoder(self) -> EncoderEngine:
         """Return the encoder of the mode. Refuses: MODEL_UNSUPPORTED."""
@@ -246,7 +250,7 @@ class Opened:
             from veil_optimized.split import SplitEncoder
 
             return SplitEncoder(self.model, self._channel)
-        return Encoder(self.model, self._products)
+        return Encoder(self.model, self._products, self._together)
 
     def labels(
         self, tokens: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None

@@ -9,7 +9,6 @@ import argparse
 import json
 import os
 import signal
-import struct
 import sys
 import threading
 from collections import deque
@@ -45,10 +44,6 @@ IDLE_S: Final = 3600.0
 """Seconds that an enclave may be silent: its stream cannot be opened again, and its user may think."""
 BATCH_BYTES: Final = 2**26
 """Most bytes of corrections that are minted in one pass over the weights, where a step has fewer."""
-ROWS: Final = struct.Struct("<3I")
-"""Layout: first_row, rows, total_rows of a frame's header."""
-ROWS_OFFSET: Final = 32
-"""Where they start."""
 LAST_STEP: Final = constants.STEP_LIMIT - 1
 """The step above it is for public matrices."""
 ZEROS: Final = (0, 0, 0, 0, 0, 0, 0)
@@ -259,16 +254,8 @@ class DealerTransport(RemoteTransport):
         if self._between:
             self.start_clock()
         data = super().receive()
-        self._between = _ends_a_message(data)
+        self._between = wire.ends_a_message(data)
         return data
-
-
-def _ends_a_message(data: bytes) -> bool:
-    """Return whether no further frame of the same message follows; a notice is whole by itself."""
-    if len(data) < wire.HEADER_BYTES:
-        return True
-    first_row, rows, total_rows = ROWS.unpack_from(data, ROWS_OFFSET)
-    return bool(first_row + rows >= total_rows)
 
 
 @dataclass(frozen=True, slots=True)

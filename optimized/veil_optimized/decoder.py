@@ -1,13 +1,14 @@
 """The decoder of Llama, Mistral, Qwen2 and Qwen3 on tensors: many tokens of many sequences at once."""
 
 from collections.abc import Sequence
-from typing import Final
+from copy import copy
+from typing import Final, Self
 
 import torch
 
 from veil_optimized import fixed_point, steps, tables
 from veil_optimized.fixed_point import Rows
-from veil_optimized.model import Layers, Model, Products, plain_products
+from veil_optimized.model import IN_TURNS, Asking, Layers, Model, Products, Together, answered, plain_products
 from veil_spec import constants
 from veil_spec.architecture import DecoderShape
 from veil_spec.refusals import Refusal, Refused
@@ -65,6 +66,12 @@ class Cache:
         self._values[layer][:, window] = values
         return self.held(layer, end)
 
+    def after(self, tokens: int) -> Self:
+        """Return this cache as it will be when so many tokens, for which it has room, have been taken in."""
+        later = copy(self)
+        later.position += tokens
+        return later
+
     def held(self, layer: int, end: int) -> tuple[Rows, torch.Tensor]:
         """Return a layer's keys and values of the positions below `end`."""
         every = Rows(self._keys[layer][:, :end], self._exponents[layer][:, :end])
@@ -74,15 +81,21 @@ class Cache:
 class Decoder:
     """A decoder; `products` computes every linear group, and `cache` is that of its own one sequence.
 
+    With `together`, the halves of a step of many rows take turns, with the same words in the end.
+
     Refuses: MODEL_UNSUPPORTED.
     """
 
-    def __init__(self, model: Model, products: Products = plain_products) -> None:
+    def __init__(
+        self, model: Model, products: Products = plain_products, together: Together | None = None
+    ) -> None:
         if not isinstance(model.shape, DecoderShape):
             raise Refused(Refusal.MODEL_UNSUPPORTED, "the model is an encoder: it cannot generate text")
         self.model = model
         self.shape = model.shape
-        self.layers = Layers(model, products)
+        self.layers = Layers(model)
+        self._products = products
+        self._together = together
         self.cache = self.new_cache()
         self._rope = tables.rope(1, self.shape.head_width, self.shape.rotation)
 
@@ -94,13 +107,16 @@ class Decoder:
         """Return embeddings, int64 [n, width], 24 fractional bits. Refuses: TOKEN_OUT_OF_RANGE."""
         return self.model.look_up("embedding", tokens)
 
-    def _attention(self, layer: int, rows: Rows, caches: Sequence[Cache], counts: Sequence[int]) -> Rows:
+    def _attention(
+        self, layer: int, rows: Rows, caches: Sequence[Cache], counts: Sequence[int]
+    ) -> Asking[Rows]:
         """Return the attention heads' averages of the new tokens of every sequence, quantised [n, ...].
 
         Implements: MDL-R7.
         """
         shape = self.shape
-        heads = self.layers.hidden(4 * layer, rows).reshape(len(rows.values), -1, shape.head_width)
+        mixed = yield from self.layers.hidden(4 * layer, rows)
+        heads = mixed.reshape(len(rows.values), -1, shape.head_width)
         averages = [
             self._sequence(layer, part, cache)
             for part, cache in zip(torch.split(heads, list(counts)), caches, strict=True)
@@ -123,9 +139,10 @@ class Decoder:
         window = slice(first, first + len(heads))
         return steps.chosen().place(heads, self._rope[0][window], self._rope[1][window])
 
-    def _mlp(self, layer: int, rows: Rows) -> Rows:
+    def _mlp(self, layer: int, rows: Rows) -> Asking[Rows]:
         """Return SiLU(gate) * up, quantised [n, inner]."""
-        return steps.chosen().gate(self.layers.hidden(4 * layer + 2, rows))
+        both = yield from self.layers.hidden(4 * layer + 2, rows)
+        return steps.chosen().gate(both)
 
     def _turn_to(self, end: int) -> None:
         """Have the rotations of all positions below `end`."""
@@ -150,24 +167,39 @@ class Decoder:
         for cache, count in zip(caches, counts, strict=True):
             cache.reserve(count)
             self._turn_to(cache.position + count)
-        stream = self._through_layers(caches, counts, torch.cat(list(streams)))
+        stream = self._stream(caches, counts, torch.cat(list(streams)))
         last = torch.tensor(counts).cumsum(0) - 1
         kept = stream if every_position else stream[last]
-        logits = self.layers.hidden(4 * self.shape.layers, self.model.rms_norm("final_norm", kept))
+        head = self.layers.hidden(4 * self.shape.layers, self.model.rms_norm("final_norm", kept))
+        logits = answered(head, self._products)
         for cache, count in zip(caches, counts, strict=True):
             cache.position += count
         return logits
 
+    def _stream(self, caches: Sequence[Cache], counts: Sequence[int], stream: torch.Tensor) -> torch.Tensor:
+        """Return the stream [n, width] after all layers, computed at once or by halves that take turns.
+
+        Of a sequence that is cut, the first half is always one group ahead, so that its keys and values are
+        there when the second looks at them.
+        """
+        rows = len(stream)
+        if self._together is None or rows < IN_TURNS:
+            return answered(self._through_layers(caches, counts, stream), self._products)
+        middle = rows // 2
+        halves = zip(_halves(caches, counts, middle), (stream[:middle], stream[middle:]), strict=True)
+        parts = [self._through_layers(*held, part) for held, part in halves]
+        return torch.cat(self._together(parts, rows))
+
     def _through_layers(
         self, caches: Sequence[Cache], counts: Sequence[int], stream: torch.Tensor
-    ) -> torch.Tensor:
+    ) -> Asking[torch.Tensor]:
         """Return the stream [n, width] after all layers; the caches have room, and get keys and values."""
         for layer in range(self.shape.layers):
             normal = self.model.rms_norm(f"layers.{layer}.attention_norm", stream)
-            attended = self._attention(layer, normal, caches, counts)
-            stream = self.layers.residual(4 * layer + 1, attended, stream)
-            gated = self._mlp(layer, self.model.rms_norm(f"layers.{layer}.mlp_norm", stream))
-            stream = self.layers.residual(4 * layer + 3, gated, stream)
+            attended = yield from self._attention(layer, normal, caches, counts)
+            stream = yield from self.layers.residual(4 * layer + 1, attended, stream)
+            gated = yield from self._mlp(layer, self.model.rms_norm(f"layers.{layer}.mlp_norm", stream))
+            stream = yield from self.layers.residual(4 * layer + 3, gated, stream)
         return stream
 
     def advance(
@@ -185,6 +217,21 @@ class Decoder:
         Refuses: TOKEN_OUT_OF_RANGE, PROMPT_EMPTY, CONTEXT_EXCEEDED.
         """
         return self.advance([self.cache], [tokens], every_position)
+
+
+def _halves(
+    caches: Sequence[Cache], counts: Sequence[int], middle: int
+) -> tuple[tuple[list[Cache], list[int]], tuple[list[Cache], list[int]]]:
+    """Return (caches, tokens of each) before and after so many rows; the sequence there may be cut."""
+    before, after, left = (list[Cache](), list[int]()), (list[Cache](), list[int]()), middle
+    for cache, count in zip(caches, counts, strict=True):
+        taken = min(count, left)
+        left -= taken
+        for half, held, tokens in ((before, cache, taken), (after, cache.after(taken), count - taken)):
+            if tokens:
+                half[0].append(held)
+                half[1].append(tokens)
+    return before, after
 
 
 def logits(model: Model, tokens: Sequence[int], products: Products = plain_products) -> torch.Tensor:

@@ -3,10 +3,10 @@
 import os
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -14,10 +14,10 @@ import torch
 
 from veil_optimized import integrity, remo
 from veil_optimized.dealer import Contact, DealerMinter, DealerTransport
-from veil_optimized.model import Group, Model
-from veil_optimized.profiles import Masking, profile_of
+from veil_optimized.model import Asking, Group, Model, Together
+from veil_optimized.profiles import Cover, Masking, profile_of
 from veil_optimized.remo import Minter, Outsourced, Rows
-from veil_optimized.session import Channel
+from veil_optimized.session import Channel, Exchange
 from veil_optimized.tape import SeededTape
 from veil_optimized.transcript import Header
 from veil_optimized.transport import DEADLINE_S, RecordingTransport, RemoteTransport, Transport
@@ -26,7 +26,7 @@ from veil_spec.architecture import DecoderShape
 from veil_spec.refusals import Refusal, Refused
 
 Witness = Callable[[int, int, torch.Tensor], None]
-"""Takes (group, step, rows) before they are masked."""
+"""Takes (group, step, rows) before the last of them are masked."""
 BASIS_STEP: Final = constants.STEP_LIMIT
 """The step under which a group's public basis crosses the wire: no row ever has it."""
 
@@ -42,6 +42,23 @@ class Cost:
     prepare_seconds: float = 0.0
     macs_online: int = 0
     macs_offline: int = 0
+
+
+@dataclass
+class Message:
+    """A step of a group on its way to the worker; `seen` are its plain rows so far."""
+
+    step: int
+    rows: int
+    cover: Cover
+    sent: Outsourced
+    exchange: Exchange
+    seen: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Return whether all rows are on their way."""
+        return sum(map(len, self.seen)) == self.rows
 
 
 class Enclave:
@@ -69,6 +86,7 @@ class Enclave:
         self._model = model
         self._witness = witness
         self._calls: Counter[int] = Counter()
+        self._message: Message | None = None
         self._lock = threading.RLock()
         self._ratchet = remo.Ratchet(self.masking.seed or os.urandom(constants.SEED_BYTES))
         self._profile = profile_of(self.masking, self._ratchet, minter)
@@ -139,22 +157,73 @@ class Enclave:
         Refuses: CHECK_FAILED, and what Channel refuses; either ends the epoch.
         """
         with self._ending_on_failure():
-            if self.channel.ended:
-                raise Refused(Refusal.WORKER_LOST, "the epoch has ended")
-            step = self._profile.first_step(group, self._calls[group.number], len(rows))
-            self._calls[group.number] = step + 1
+            return self._asked(group, rows, len(rows))()
+
+    @property
+    def together(self) -> Together | None:
+        """Return what lets parts of a step take turns, or None for a profile that hides whole steps."""
+        return self._in_turns if self._profile.in_parts else None
+
+    def _in_turns(self, parts: Sequence[Asking[torch.Tensor]], rows: int) -> list[torch.Tensor]:
+        """Return what parts of a step of so many rows come to: one goes on while another is multiplied.
+
+        Their rows of a group are parts of one message, in their order.
+
+        Refuses: as `products` does.
+        """
+        made: dict[Asking[torch.Tensor], torch.Tensor] = {}
+        with self._ending_on_failure():
+            waiting = deque((part, self._asked(*next(part), rows)) for part in parts)
+            while waiting:
+                part, answer = waiting.popleft()
+                try:
+                    asked = part.send(answer())
+                except StopIteration as done:
+                    made[part] = done.value
+                else:
+                    waiting.append((part, self._asked(*asked, rows)))
+        return [made[part] for part in parts]
+
+    def _asked(self, group: Group, rows: torch.Tensor, total: int) -> Callable[[], torch.Tensor]:
+        """Send the next rows of a group's step of so many in all; return what waits for their products."""
+        if self.channel.ended:
+            raise Refused(Refusal.WORKER_LOST, "the epoch has ended")
+        message = self._message = self._message or self._begin(group, total)
+        message.seen.append(rows)
+        if message.complete:
+            self._message = None
             if self._witness is not None:
-                self._witness(group.number, step, rows)
-            start, before = time.perf_counter(), self._profile.macs
-            masked, reveal = self._profile.hide(group, step, rows)
-            if self._profile.macs > before:
-                self.cost.mint_seconds += time.perf_counter() - start
-                self.cost.macs_online += self._profile.macs - before
-            return reveal(self._multiplied(self._sent[group.number], step, masked))
+                self._witness(group.number, message.step, torch.cat(message.seen))
+        masked, reveal = message.cover.hide(rows)
+        self.channel.send(message.exchange, masked, message.sent.modulus)
+
+        def answer() -> torch.Tensor:
+            product = self.channel.receive(message.exchange, len(masked), message.sent.modulus)
+            return reveal(self._verified(message.sent, masked, product))
+
+        return answer
+
+    def _begin(self, group: Group, rows: int) -> Message:
+        """Return a message of so many rows of a group, in the next step that has pads for them."""
+        step = self._profile.first_step(group, self._calls[group.number], rows)
+        self._calls[group.number] = step + 1
+        start, before = time.perf_counter(), self._profile.macs
+        cover = self._profile.cover(group, step, rows)
+        if self._profile.macs > before:
+            self.cost.mint_seconds += time.perf_counter() - start
+            self.cost.macs_online += self._profile.macs - before
+        sent = self._sent[group.number]
+        return Message(step, rows, cover, sent, self._exchange(sent, step, rows))
+
+    def _exchange(self, sent: Outsourced, step: int, rows: int) -> Exchange:
+        outputs, inner = sent.weights.shape
+        return self.channel.begin(sent.number, step, rows, inner, outputs, sent.modulus)
 
     def close(self) -> None:
         """End the epoch, without another word to the worker, and overwrite what is left of its masks."""
         self.channel.close()
+        if self._message is not None:
+            self._message.cover.erase()
         self._profile.close()
         self._ratchet.close()
 
@@ -169,11 +238,12 @@ class Enclave:
                 raise
 
     def _multiplied(self, sent: Outsourced, step: int, masked: torch.Tensor) -> torch.Tensor:
-        """Return the worker's product, verified.
-
-        Implements: INT-P1.
-        """
+        """Return the worker's product, verified."""
         product = self.channel.multiply(sent.number, step, masked, sent.modulus, sent.weights.shape[0])
+        return self._verified(sent, masked, product)
+
+    def _verified(self, sent: Outsourced, masked: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
+        """Return a product that is one. Refuses: CHECK_FAILED. Implements: INT-P1."""
         if self.masking.check:
             check = self._checks[sent.number]
             self.cost.macs_online += check.macs * len(masked)

@@ -6,21 +6,30 @@ import torch
 
 from veil_optimized import fixed_point, steps
 from veil_optimized.fixed_point import Rows
-from veil_optimized.model import Layers, Model, Products, plain_products
+from veil_optimized.model import IN_TURNS, Asking, Layers, Model, Products, Together, answered, plain_products
 from veil_spec import constants
 from veil_spec.architecture import EncoderShape
 from veil_spec.refusals import Refusal, Refused
 
 
 class Encoder:
-    """An encoder; `products` computes every linear group. Refuses: MODEL_UNSUPPORTED."""
+    """An encoder; `products` computes every linear group.
 
-    def __init__(self, model: Model, products: Products = plain_products) -> None:
+    With `together`, the halves of many sequences take turns, with the same words in the end.
+
+    Refuses: MODEL_UNSUPPORTED.
+    """
+
+    def __init__(
+        self, model: Model, products: Products = plain_products, together: Together | None = None
+    ) -> None:
         if not isinstance(model.shape, EncoderShape):
             raise Refused(Refusal.MODEL_UNSUPPORTED, "the model is a decoder: it does not classify text")
         self.model = model
         self.shape = model.shape
-        self.layers = Layers(model, products)
+        self.layers = Layers(model)
+        self._products = products
+        self._together = together
 
     def embed(self, tokens: Sequence[int], types: Sequence[int] | None = None) -> torch.Tensor:
         """Return a sequence's stream before the first layer, int64 [n, width], 24 fractional bits.
@@ -42,13 +51,14 @@ class Encoder:
         limit = constants.RESIDUAL_LIMIT
         return self.model.layer_norm("embedding_norm", rows.sum(0).clamp(-limit, limit))
 
-    def _attention(self, layer: int, rows: Rows, counts: Sequence[int]) -> Rows:
+    def _attention(self, layer: int, rows: Rows, counts: Sequence[int]) -> Asking[Rows]:
         """Return the attention heads' averages of every position, quantised [n, width].
 
         Implements: MDL-R15.
         """
         width = self.shape.width // self.shape.heads
-        heads = self.layers.hidden(4 * layer, rows).reshape(len(rows.values), 3 * self.shape.heads, width)
+        mixed = yield from self.layers.hidden(4 * layer, rows)
+        heads = mixed.reshape(len(rows.values), 3 * self.shape.heads, width)
         averages = [self._sequence(part.transpose(0, 1)) for part in torch.split(heads, list(counts))]
         return steps.chosen().quantise(torch.cat(averages), constants.HIDDEN_FRACTION)
 
@@ -63,16 +73,29 @@ class Encoder:
         Implements: MDL-R16, MDL-P3.
         """
         counts = [len(part) for part in streams]
+        rows, middle = sum(counts), len(counts) // 2
+        if self._together is None or not middle or rows < IN_TURNS:
+            last = answered(self._through_layers(streams), self._products)
+        else:
+            halves = streams[:middle], streams[middle:]
+            last = torch.cat(self._together([self._through_layers(half) for half in halves], rows))
+        return list(torch.split(last, counts))
+
+    def _through_layers(self, streams: Sequence[torch.Tensor]) -> Asking[torch.Tensor]:
+        """Return the last stream of every sequence, one after the other [n, width]."""
+        counts = [len(part) for part in streams]
         stream, fraction = torch.cat(list(streams)), constants.RESIDUAL_FRACTION
         for layer in range(self.shape.layers):
-            attended = self._attention(layer, steps.chosen().quantise(stream, fraction), counts)
-            stream = self.layers.residual(4 * layer + 1, attended, stream)
+            quantised = steps.chosen().quantise(stream, fraction)
+            attended = yield from self._attention(layer, quantised, counts)
+            stream = yield from self.layers.residual(4 * layer + 1, attended, stream)
             stream = self.model.layer_norm(f"layers.{layer}.attention_norm", stream)
-            raised = self.layers.hidden(4 * layer + 2, steps.chosen().quantise(stream, fraction))
+            quantised = steps.chosen().quantise(stream, fraction)
+            raised = yield from self.layers.hidden(4 * layer + 2, quantised)
             gated = steps.chosen().quantise(fixed_point.gelu(raised), constants.HIDDEN_FRACTION)
-            stream = self.layers.residual(4 * layer + 3, gated, stream)
+            stream = yield from self.layers.residual(4 * layer + 3, gated, stream)
             stream = self.model.layer_norm(f"layers.{layer}.mlp_norm", stream)
-        return list(torch.split(stream, counts))
+        return stream
 
     def streams(
         self, tokens: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
@@ -94,10 +117,13 @@ class Encoder:
         if not self.shape.labels:
             raise Refused(Refusal.MODEL_UNSUPPORTED, "the model has no classifier: give one with labels")
         first = torch.stack([stream[0] for stream in streams])
-        number = 4 * self.shape.layers
-        pooled = self.layers.hidden(number, steps.chosen().quantise(first, constants.RESIDUAL_FRACTION))
+        return answered(self._labels(first), self._products)
+
+    def _labels(self, first: torch.Tensor) -> Asking[torch.Tensor]:
+        number, row = 4 * self.shape.layers, steps.chosen().quantise(first, constants.RESIDUAL_FRACTION)
+        pooled = yield from self.layers.hidden(number, row)
         row = steps.chosen().quantise(fixed_point.tanh(pooled), constants.TANH_FRACTION)
-        return self.layers.hidden(number + 1, row)
+        return (yield from self.layers.hidden(number + 1, row))
 
 
 def sentence(stream: torch.Tensor) -> torch.Tensor:

@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,6 +39,24 @@ class Group:
 
 Products = Callable[[Group, torch.Tensor], torch.Tensor]
 """Computes a group's exact integer products of 16-bit rows: int64 [n, inner] to [n, outputs]."""
+Made = TypeVar("Made")
+Asking = Generator[tuple[Group, torch.Tensor], torch.Tensor, Made]
+"""A computation that yields (group, rows) wherever it needs products, and goes on with them."""
+IN_TURNS: Final = 32
+"""Rows of a step from which on its halves take turns: one is computed while the other is multiplied."""
+Together = Callable[[Sequence[Asking[torch.Tensor]], int], list[torch.Tensor]]
+"""Returns what parts of one step of so many rows come to, computed in turns; all ask for the same groups."""
+
+
+def answered(asking: Asking[Made], products: Products) -> Made:
+    """Return what a computation comes to with these products."""
+    try:
+        asked = next(asking)
+        while True:
+            asked = asking.send(products(*asked))
+    except StopIteration as done:
+        made: Made = done.value
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,23 +196,22 @@ def plain_products(group: Group, rows: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """A model's linear groups in fixed point; `products` computes every one of them."""
+    """A model's linear groups in fixed point, of products that are asked for."""
 
     model: Model
-    products: Products
 
     def linear(
         self, number: int, rows: Rows, fraction: int, limit: int, stream: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    ) -> Asking[torch.Tensor]:
         """Return a group's outputs in fixed point [n, outputs], added to a stream where one is given."""
         group = self.model.groups[number]
-        products = self.products(group, rows.values)
+        products = yield group, rows.values
         return steps.chosen().settle(products, group, rows.exponent, fraction, limit, stream)
 
-    def hidden(self, number: int, rows: Rows) -> torch.Tensor:
+    def hidden(self, number: int, rows: Rows) -> Asking[torch.Tensor]:
         """Return a group's outputs with 18 fractional bits [n, outputs]."""
         return self.linear(number, rows, constants.HIDDEN_FRACTION, constants.HIDDEN_LIMIT)
 
-    def residual(self, number: int, rows: Rows, stream: torch.Tensor) -> torch.Tensor:
+    def residual(self, number: int, rows: Rows, stream: torch.Tensor) -> Asking[torch.Tensor]:
         """Return the stream plus a group's outputs, saturated [n, width]."""
         return self.linear(number, rows, constants.RESIDUAL_FRACTION, constants.RESIDUAL_LIMIT, stream)

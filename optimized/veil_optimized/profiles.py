@@ -9,6 +9,7 @@ import torch
 
 from veil_optimized import lwe, remo, steps
 from veil_optimized.remo import Minter, Outsourced, RankMinter, Ratchet, Rows
+from veil_optimized.tape import SeededTape
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 
@@ -51,12 +52,29 @@ class Matrix:
     modulus: int
 
 
+class Cover(Protocol):
+    """What hides the rows of a group in one step."""
+
+    def hide(self, rows: torch.Tensor) -> Hidden:
+        """Return the next rows masked, and what opens the answer. Refuses: what `mask` refuses."""
+        ...
+
+    def erase(self) -> None:
+        """Overwrite what is left of masks that were not used."""
+        ...
+
+
 class Profile(Protocol):
     """A way to mask; `macs` counts its multiplications."""
 
     @property
     def macs(self) -> int:
         """Return the multiplications so far."""
+        ...
+
+    @property
+    def in_parts(self) -> bool:
+        """Return whether a step's rows may be hidden part by part."""
         ...
 
     def sent(self, group: Outsourced) -> Outsourced:
@@ -83,13 +101,44 @@ class Profile(Protocol):
         """Overwrite what is left of masks."""
         ...
 
-    def hide(self, group: Outsourced, step: int, rows: torch.Tensor) -> Hidden:
-        """Return masked rows and what opens the answer. Refuses: PAD_REUSED, what `mask` refuses."""
+    def cover(self, group: Outsourced, step: int, rows: int) -> Cover:
+        """Return what hides so many rows of a group in a step. Refuses: PAD_REUSED, as a minter does."""
         ...
+
+
+class PadCover:
+    """Pads [rows, inner] and their corrections; each is overwritten once it is used."""
+
+    def __init__(self, pads: torch.Tensor, correction: torch.Tensor, modulus: int) -> None:
+        self._left = pads, correction
+        self._modulus = modulus
+
+    def hide(self, rows: torch.Tensor) -> Hidden:
+        """Return rows plus the next pads. Refuses: SHAPE_MISMATCH, what `mask` refuses."""
+        if len(rows) > len(self._left[0]):
+            raise Refused(Refusal.SHAPE_MISMATCH, "more rows than pads")
+        (pads, correction), modulus = (part[: len(rows)] for part in self._left), self._modulus
+        masked = steps.chosen().mask(rows, pads, modulus)
+        pads.zero_()
+        self._left = self._left[0][len(rows) :], self._left[1][len(rows) :]
+
+        def reveal(product: torch.Tensor) -> torch.Tensor:
+            plain = steps.chosen().unmask(product, correction, modulus)
+            correction.zero_()
+            return plain
+
+        return masked, reveal
+
+    def erase(self) -> None:
+        """Overwrite the pads that were not used, and their corrections."""
+        for part in self._left:
+            part.zero_()
 
 
 class Padded:
     """Additive pads from a minter: profiles `pad` and, with its minter, `rank`."""
+
+    in_parts = True
 
     def __init__(self, minter: Minter) -> None:
         self.minter = minter
@@ -118,21 +167,9 @@ class Padded:
         """Let the minter prepare pads."""
         self.minter.mint(groups, first_step, steps, rows)
 
-    def hide(self, group: Outsourced, step: int, rows: torch.Tensor) -> Hidden:
-        """Return rows plus pads; pads and, once used, corrections are overwritten.
-
-        Refuses: PAD_REUSED, what `mask` refuses.
-        """
-        pads, correction = self.minter.take(group, step, len(rows))
-        masked = steps.chosen().mask(rows, pads, group.modulus)
-        pads.zero_()
-
-        def reveal(product: torch.Tensor) -> torch.Tensor:
-            plain = steps.chosen().unmask(product, correction, group.modulus)
-            correction.zero_()
-            return plain
-
-        return masked, reveal
+    def cover(self, group: Outsourced, step: int, rows: int) -> PadCover:
+        """Return the minter's pads. Refuses: PAD_REUSED, as the minter does."""
+        return PadCover(*self.minter.take(group, step, rows), group.modulus)
 
     def close(self) -> None:
         """Let the minter overwrite what is left."""
@@ -157,8 +194,29 @@ class Ranked(Padded):
         self._ranked.publish(group, basis, image)
 
 
+class LweCover:
+    """Secret and noise of all rows of a step, which have to be hidden at once."""
+
+    def __init__(
+        self, tape: SeededTape, about: tuple[int, int], basis: torch.Tensor, hint: torch.Tensor
+    ) -> None:
+        """Take the tape of a step, (group, step), the group's basis and its image."""
+        self._tape, self._about, self._basis, self._hint = tape, about, basis, hint
+
+    def hide(self, rows: torch.Tensor) -> Hidden:
+        """Return D X + S A + E and what rounds it away. Refuses: what `lwe_mask` refuses."""
+        tape, basis, hint, about = self._tape, self._basis, self._hint, self._about
+        masked = lwe.lwe_mask(tape, basis, *about, rows)
+        return masked, lambda product: lwe.lwe_unmask(tape, product, hint, *about, basis.shape[1])
+
+    def erase(self) -> None:
+        """Return nothing: what is left is the ratchet's."""
+
+
 class Lwe:
     """Learning with errors: a public basis for each group, a secret and noise for each row."""
+
+    in_parts = False
 
     def __init__(self, ratchet: Ratchet) -> None:
         self._ratchet, self._tape = ratchet, ratchet.tape(0)
@@ -190,14 +248,13 @@ class Lwe:
     def close(self) -> None:
         """Return nothing: what is left is the ratchet's."""
 
-    def hide(self, group: Outsourced, step: int, rows: torch.Tensor) -> Hidden:
-        """Return D X + S A + E and what rounds it away. Refuses: PAD_REUSED, what `lwe_mask` refuses."""
+    def cover(self, group: Outsourced, step: int, rows: int) -> LweCover:
+        """Return the step's secret and noise. Refuses: PAD_REUSED."""
         self._used.burn(group.number, step)
         tape, (basis, hint) = self._ratchet.tape(step), self._bases[group.number]
         self._ratchet.forget_before(step)
-        self.macs += len(rows) * len(basis) * (basis.shape[1] + hint.shape[1])
-        masked = lwe.lwe_mask(tape, basis, group.number, step, rows)
-        return masked, lambda product: lwe.lwe_unmask(tape, product, hint, group.number, step, basis.shape[1])
+        self.macs += rows * len(basis) * (basis.shape[1] + hint.shape[1])
+        return LweCover(tape, (group.number, step), basis, hint)
 
 
 def profile_of(masking: Masking, ratchet: Ratchet, minter: Minter | None = None) -> Profile:

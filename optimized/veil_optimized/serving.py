@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import grpc
 
-from veil_optimized import sockets
+from veil_optimized import sockets, wire
 from veil_optimized.transport import METHOD, OPTIONS
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
@@ -67,9 +67,9 @@ class Stream:
         """Note that only the peer can go on: by sending a frame, or by taking one."""
         self._reading, self._since = reading, time.monotonic()
 
-    def go_on(self) -> None:
-        """Note that the peer has sent or taken a frame."""
-        self._answered = not self._reading
+    def go_on(self, answered: bool) -> None:
+        """Note that the peer has sent or taken a frame, and whether it was the last one of an answer."""
+        self._answered = answered
         self._reading, self._since = False, None
 
 
@@ -125,7 +125,7 @@ class Server:
             for reply in self._answer(self._received(requests, stream)):
                 stream.await_peer(reading=False)
                 yield reply
-                stream.go_on()
+                stream.go_on(answered=wire.ends_a_message(reply))
         finally:
             with self._lock:
                 self._streams.discard(stream)
@@ -140,7 +140,7 @@ class Server:
             data = next(requests, None)
             if data is None:
                 return
-            stream.go_on()
+            stream.go_on(answered=False)
             yield data
 
     def _watch(self) -> None:

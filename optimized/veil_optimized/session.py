@@ -1,9 +1,10 @@
 """The enclave's side of the stream: everything that a worker sends is checked here before it is used."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 from weakref import WeakValueDictionary
@@ -16,9 +17,6 @@ from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import Frame, FrameKind
 
-Description = tuple[FrameKind, bytes, int, int, int, int, int]
-"""What is known of a message beforehand: kind, epoch, group, step, columns, element_bytes, total_rows."""
-
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Kept:
@@ -29,6 +27,39 @@ class Kept:
 
     number: int
     position: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Exchange:
+    """A message to the worker, as far as it was sent, and its answer, as far as it has come."""
+
+    asked: wire.Description
+    answered: wire.Description
+    answer: wire.Reassembly = field(init=False)
+    frames: list[Frame] = field(default_factory=list)
+    sent: int = 0
+    taken: int = 0
+
+    def __post_init__(self) -> None:
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget the answer: the whole message is sent again."""
+        self.answer = wire.Reassembly(*self.answered)
+
+    def add(self, data: bytes | bytearray) -> list[Frame]:
+        """Return the frames of the next whole rows."""
+        frames = wire.pieces(self.asked, self.sent, data)
+        self.frames += frames
+        self.sent += sum(frame.rows for frame in frames)
+        return frames
+
+    def take(self, rows: int) -> bytes:
+        """Return the bytes of the next rows of the answer, which have come."""
+        row_bytes = self.answer.columns * self.answer.element_bytes
+        start = self.taken * row_bytes
+        self.taken += rows
+        return bytes(memoryview(self.answer.data)[start : self.taken * row_bytes])
 
 
 @contextmanager
@@ -55,6 +86,8 @@ class Channel:
         self._model_hash: bytes | None = None
         self._welcome = False
         self._kept: WeakValueDictionary[int, Kept] = WeakValueDictionary()
+        self._open: deque[Exchange] = deque()
+        self._outbox: deque[Frame] = deque()
         self._lock = threading.RLock()
         self.resumed = 0
         self.epoch = epoch
@@ -94,18 +127,59 @@ class Channel:
         Implements: WIR-P6.
         Refuses: WORKER_LOST, NOT_IN_FIELD, FRAME_UNEXPECTED, FRAME_TOO_LARGE, what `decode` refuses.
         """
+        exchange = self.begin(group, step, elements.shape[0], elements.shape[1], columns_out, modulus)
+        self.send(exchange, elements, modulus)
+        return self.receive(exchange, len(elements), modulus)
+
+    def begin(
+        self, group: int, step: int, rows: int, columns: int, columns_out: int, modulus: int
+    ) -> Exchange:
+        """Return an exchange of so many rows, of which nothing is sent yet.
+
+        Its rows may be sent in several parts, and the next exchange may begin before the last answers are
+        there, but not before all rows are sent.
+
+        Refuses: FRAME_UNEXPECTED, FRAME_TOO_LARGE.
+        """
         with self._ending_on_failure():
-            if self._model_hash is None:
-                raise Refused(Refusal.FRAME_UNEXPECTED, "the worker has not welcomed this epoch")
-            rows, columns = elements.shape
             width = wire.element_bytes(modulus)
-            wire.check_size(rows * columns_out * width, columns_out * width)
-            data = steps.chosen().pack(elements, modulus)
-            frames = wire.split(FrameKind.MULTIPLY, self.epoch, group, step, columns, width, data)
-            expected = (FrameKind.PRODUCT, self.epoch, group, step, columns_out, width, rows)
-            message = self._answer(self._model_hash, frames, expected)
+            for size in (columns, columns_out):
+                wire.check_size(rows * size * width, size * width)
+            asked = (FrameKind.MULTIPLY, self.epoch, group, step, columns, width, rows)
+            return Exchange(asked, (FrameKind.PRODUCT, self.epoch, group, step, columns_out, width, rows))
+
+    def send(self, exchange: Exchange, elements: torch.Tensor, modulus: int) -> None:
+        """Send the next masked rows, int64 [n, inner], of an exchange. Refuses as `multiply`."""
+        with self._ending_on_failure():
+            self._put(exchange, steps.chosen().pack(elements, modulus))
+            self._on_some_stream(self._flush)
+
+    def receive(self, exchange: Exchange, rows: int, modulus: int) -> torch.Tensor:
+        """Return the worker's next rows, int64 [n, columns_out] in 0 .. p - 1. Refuses as `multiply`."""
+        with self._ending_on_failure():
+            self._on_some_stream(lambda: self._await(exchange, exchange.taken + rows))
+            return steps.chosen().unpack(exchange.take(rows), rows, exchange.answer.columns, modulus)
+
+    def _put(self, exchange: Exchange, data: bytes | bytearray) -> None:
+        """Queue the next rows of an exchange. Implements: WIR-P6. Refuses: FRAME_UNEXPECTED."""
+        if self._model_hash is None:
+            raise Refused(Refusal.FRAME_UNEXPECTED, "the worker has not welcomed this epoch")
+        if not exchange.sent:
+            self._open.append(exchange)
+        self._outbox += exchange.add(data)
+
+    def _flush(self) -> None:
+        while self._outbox:
+            self._send(self._outbox.popleft())
+
+    def _await(self, exchange: Exchange, row: int) -> None:
+        """Return once the answer has come up to this row; the exchange is the oldest that is open."""
+        self._flush()
+        while exchange.answer.row < row:
+            exchange.answer.add(self._receive())
+        if exchange.answer.complete:
+            self._open.popleft()
             self.round_trips += 1
-            return steps.chosen().unpack(message.data, rows, columns_out, modulus)
 
     def sequence(self) -> Kept:
         """Return a sequence of mode `split` that has not begun, under the lowest number that is free.
@@ -139,44 +213,40 @@ class Channel:
             rows, columns = shape
             wire.check_size(rows * columns * width, columns * width)
             data, step = wire.pack_words(words.numpy(force=True)), sequence.position
-            frames = wire.split(FrameKind.EMBEDDED, *about, step, words.shape[1], width, data)
-            expected = (FrameKind.ANSWER, *about, step, columns, width, rows)
-            message = self._answer(self._model_hash, frames, expected, again=alone)
+            wire.check_size(len(data), words.shape[1] * width)
+            exchange = Exchange(
+                (FrameKind.EMBEDDED, *about, step, words.shape[1], width, len(words)),
+                (FrameKind.ANSWER, *about, step, columns, width, rows),
+            )
+            self._put(exchange, data)
+            self._on_some_stream(lambda: self._await(exchange, rows), again=alone)
             with blaming_the_worker():
-                answer = wire.unpack_words(message.data, rows * columns, limit)
-            self.round_trips += 1
+                answer = wire.unpack_words(exchange.take(rows), rows * columns, limit)
             sequence.position += len(words)
             return torch.from_numpy(answer).reshape(shape)
 
-    def _answer(
-        self, model_hash: bytes, frames: Sequence[Frame], expected: Description, again: bool = True
-    ) -> wire.Reassembly:
-        """Return the whole message that answers these frames, on as many streams as that takes, or on one.
+    def _on_some_stream(self, action: Callable[[], None], again: bool = True) -> None:
+        """Do something on as many streams as that takes, or on one; each sends what is open from its start.
 
         Implements: WIR-P8.
         Refuses: WORKER_LOST, FRAME_UNEXPECTED, what `decode` refuses.
         """
         while True:
             try:
-                if not self._welcome:
-                    self._greet(model_hash)
+                if not self._welcome and self._model_hash is not None:
+                    self._greet(self._model_hash)
                 with blaming_the_worker():
-                    return self._exchange(frames, expected)
+                    action()
+                return
             except StreamLost:
                 if not again or self.resumed == constants.RESUME_LIMIT:
                     raise
                 self.resumed += 1
                 self._welcome = False
+                self._outbox = deque(frame for exchange in self._open for frame in exchange.frames)
+                for exchange in self._open:
+                    exchange.begin_anew()
                 self._transport.reopen()
-
-    def _exchange(self, frames: Sequence[Frame], expected: Description) -> wire.Reassembly:
-        """Return the whole message that answers these frames on one stream."""
-        for frame in frames:
-            self._send(frame)
-        message = wire.Reassembly(*expected)
-        while not message.complete:
-            message.add(self._receive())
-        return message
 
     def close(self) -> None:
         """End the epoch: nothing is sent from here on. Implements: WIR-P3."""

@@ -163,17 +163,16 @@ def messages(transcript: Transcript) -> Iterator[Message]:
 
     Refuses: what `decode`, `join` and `unpack` refuse, and FRAME_MALFORMED for a group without a field.
     """
-    message: wire.Reassembly | None = None
+    open_: dict[Direction, wire.Reassembly] = {}
     for record in transcript.records:
         frame = wire.decode(record.data)
         if frame.kind not in wire.ROW_WIDTHS:
-            message = None
+            open_.clear()
             continue
-        message = message or wire.Reassembly.described_by(frame)
+        message = open_.setdefault(record.direction, wire.Reassembly.described_by(frame))
         message.add(frame)
         if message.complete:
-            yield _finish(message, transcript.header.fields)
-            message = None
+            yield _finish(open_.pop(record.direction), transcript.header.fields)
 
 
 def _finish(message: wire.Reassembly, fields: tuple[int, ...]) -> Message:

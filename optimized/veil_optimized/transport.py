@@ -51,7 +51,7 @@ class StreamLost(Refused):
 
 
 class Transport(Protocol):
-    """An ordered, reliable stream of frames to one worker; a send after a receive begins an exchange."""
+    """An ordered, reliable stream of frames to one worker."""
 
     def send(self, data: bytes) -> None:
         """Send one frame. Refuses: WORKER_LOST, as StreamLost when the stream broke."""
@@ -157,23 +157,21 @@ class RemoteTransport:
         )
         self._stream: Stream = self._connect()
         self._deadline_s = deadline_s
-        self._exchange_ends = 0.0
-        self._sending = False
+        self._ends: deque[float] = deque()
         self._waiting = False
         self._closed = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def send(self, data: bytes) -> None:
         """Send one frame; the first one of an exchange starts its clock. Refuses: WORKER_LOST."""
-        if not self._sending:
-            self.start_clock()
-        self._sending = True
+        if wire.begins_a_message(data):
+            self._ends.append(time.monotonic() + self._deadline_s)
         self._check_open()
         self._stream.send(data)
 
     def start_clock(self) -> None:
-        """Give what is waited for next the whole deadline."""
-        self._exchange_ends = time.monotonic() + self._deadline_s
+        """Give what is waited for next, and nothing else, the whole deadline."""
+        self._ends = deque([time.monotonic() + self._deadline_s])
 
     def receive(self) -> bytes:
         """Return the next frame, or refuse when the exchange is out of time.
@@ -181,10 +179,12 @@ class RemoteTransport:
         Implements: WIR-P2.
         Refuses: WORKER_LOST.
         """
+        if not self._ends:
+            self.start_clock()
         self._check_open()
-        self._sending, self._waiting = False, True
+        self._waiting = True
         try:
-            return next(self._stream.replies)
+            data = next(self._stream.replies)
         except StopIteration as error:
             raise StreamLost("the worker ended the stream") from error
         except grpc.RpcError as error:
@@ -193,6 +193,9 @@ class RemoteTransport:
             raise StreamLost(self._reason()) from error
         finally:
             self._waiting = False
+        if wire.ends_a_message(data) and self._ends:
+            self._ends.popleft()
+        return data
 
     def reopen(self) -> None:
         """Cancel the stream and start another, with a fresh clock, once somebody listens.
@@ -202,7 +205,8 @@ class RemoteTransport:
         """
         self._stream.close()
         time.sleep(min(PAUSE_S, self._deadline_s))
-        self._stream, self._sending = self._connect(wait_s=self._deadline_s), False
+        self._stream = self._connect(wait_s=self._deadline_s)
+        self._ends.clear()
 
     def close(self) -> None:
         """Cancel the stream; every end, wanted or not, looks like this to the worker."""
@@ -210,7 +214,8 @@ class RemoteTransport:
         self._stream.close()
 
     def _overdue(self) -> bool:
-        return time.monotonic() > self._exchange_ends
+        ends = tuple(self._ends)
+        return bool(ends) and time.monotonic() > ends[0]
 
     def _check_open(self) -> None:
         """Refuses: WORKER_LOST."""

@@ -22,6 +22,9 @@ Elements = NDArray[numpy.int64]
 HEADER: Final = struct.Struct("<4s3sB16s6IBI")
 """Layout: magic, version, kind, epoch, group .. columns, element_bytes, payload length."""
 HEADER_BYTES: Final = HEADER.size
+ROWS: Final = struct.Struct("<3I")
+"""Layout of a part of the header: first_row, rows, total_rows."""
+ROWS_OFFSET: Final = struct.calcsize("<4s3sB16s2I")
 VERSION: Final = bytes(int(part) for part in __version__.split("."))
 """[3] major, minor, patch."""
 MODULI: Final = (*constants.PRIMES, constants.LWE_MODULUS)
@@ -246,15 +249,41 @@ def split(
     check_size(len(data), row_bytes)
     if row_bytes <= 0 or not data or len(data) % row_bytes:
         raise Refused(Refusal.FRAME_MALFORMED, f"{len(data)} bytes are not rows of {row_bytes}")
-    total, most = len(data) // row_bytes, constants.FRAME_LIMIT // row_bytes
-    view = memoryview(data)
+    about = kind, epoch, group, step, columns, element_bytes, len(data) // row_bytes
+    return pieces(about, 0, data)
 
-    def piece(first: int) -> Frame:
-        rows = min(most, total - first)
-        payload = bytes(view[first * row_bytes : (first + rows) * row_bytes])
-        return Frame(kind, epoch, group, step, first, rows, total, columns, element_bytes, payload)
 
-    return [piece(first) for first in range(0, total, most)]
+Description = tuple[FrameKind, bytes, int, int, int, int, int]
+"""What is known of a message beforehand: kind, epoch, group, step, columns, element_bytes, total_rows."""
+
+
+def pieces(about: Description, first_row: int, data: bytes | bytearray) -> list[Frame]:
+    """Return the frames of some whole rows of a message, from `first_row` on."""
+    kind, epoch, group, step, columns, element_bytes, total = about
+    row_bytes = columns * element_bytes
+    most, rows, view = constants.FRAME_LIMIT // row_bytes, len(data) // row_bytes, memoryview(data)
+
+    def piece(start: int) -> Frame:
+        count = min(most, rows - start)
+        payload = bytes(view[start * row_bytes : (start + count) * row_bytes])
+        return Frame(
+            kind, epoch, group, step, first_row + start, count, total, columns, element_bytes, payload
+        )
+
+    return [piece(start) for start in range(0, rows, most)]
+
+
+def begins_a_message(data: bytes) -> bool:
+    """Return whether a frame is the first of its message; a notice is whole by itself."""
+    return len(data) < HEADER_BYTES or ROWS.unpack_from(data, ROWS_OFFSET)[0] == 0
+
+
+def ends_a_message(data: bytes) -> bool:
+    """Return whether no further frame of the same message follows; a notice is whole by itself."""
+    if len(data) < HEADER_BYTES:
+        return True
+    first_row, rows, total_rows = ROWS.unpack_from(data, ROWS_OFFSET)
+    return bool(first_row + rows >= total_rows)
 
 
 def check_size(message_bytes: int, row_bytes: int) -> None:
@@ -295,6 +324,11 @@ class Reassembly:
             raise Refused(Refusal.FRAME_UNEXPECTED, f"row {frame.first_row} in place of row {self.row}")
         self.data += frame.payload
         self.row += frame.rows
+
+    def take(self) -> bytes:
+        """Return the rows that have arrived since the last call, and hold them no longer."""
+        taken, self.data = bytes(self.data), bytearray()
+        return taken
 
     @property
     def complete(self) -> bool:

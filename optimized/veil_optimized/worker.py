@@ -170,12 +170,14 @@ class Worker:
             yield wire.encode(Frame(FrameKind.WELCOME, frame.epoch, *zeros, self._model_hash))
             self.ended = frame.payload != self._model_hash
         elif frame.kind in REQUESTS and frame.epoch == self._epoch:
-            self._message = self._message or self._begin(frame)
-            self._message.add(frame)
-            if self._message.complete:
-                message, self._message = self._message, None
-                embedded = message.kind is FrameKind.EMBEDDED
-                yield from map(wire.encode, self._inferred(message) if embedded else self._product(message))
+            message = self._message = self._message or self._begin(frame)
+            message.add(frame)
+            if message.complete:
+                self._message = None
+            if message.kind is FrameKind.MULTIPLY:
+                yield from map(wire.encode, self._product(frame.first_row, message))
+            elif message.complete:
+                yield from map(wire.encode, self._inferred(message))
         else:
             raise Refused(Refusal.FRAME_UNEXPECTED, frame.kind.name)
 
@@ -195,16 +197,17 @@ class Worker:
         wire.check_size(frame.total_rows * row_bytes, row_bytes)
         return wire.Reassembly.described_by(frame)
 
-    def _product(self, message: wire.Reassembly) -> Sequence[Frame]:
-        """Return the frames of the product. Implements: WIR-P7."""
+    def _product(self, first_row: int, message: wire.Reassembly) -> Sequence[Frame]:
+        """Return the frames of the product of the rows that have just arrived. Implements: WIR-P7."""
         group, wide = self._groups[message.group], message.element_bytes == WIDE
         modulus = constants.LWE_MODULUS if wide else group.modulus
-        shape = (message.total_rows, message.columns)
-        masked = steps.chosen().unpack(message.data, *shape, modulus).to(self._device)
+        shape = (message.row - first_row, message.columns)
+        masked = steps.chosen().unpack(message.take(), *shape, modulus).to(self._device)
         product = group.product(Kind.HALVES if wide else Kind.FIELD, masked)
         data = steps.chosen().pack(product.cpu(), modulus)
-        about = (FrameKind.PRODUCT, message.epoch, message.group, message.step)
-        return wire.split(*about, product.shape[1], message.element_bytes, data)
+        names = (FrameKind.PRODUCT, message.epoch, message.group, message.step)
+        about = (*names, product.shape[1], message.element_bytes, message.total_rows)
+        return wire.pieces(about, first_row, data)
 
     def _kept(self) -> "Sequences":
         """Return the sequences of this stream. Refuses: FRAME_UNEXPECTED by a worker of bare groups."""

@@ -21,7 +21,7 @@ from veil_conformance.attacks.modular import Elements, Floats
 from veil_optimized import fixed_point
 from veil_optimized.decoder import Cache, Decoder
 from veil_optimized.fixed_point import Rows
-from veil_optimized.model import Group, Model, plain_products
+from veil_optimized.model import Group, Model, answered, plain_products
 
 CANDIDATES = 64
 """Candidates that are run at a time: their attention scores include one another's, which are not used."""
@@ -77,8 +77,10 @@ class Branches(Decoder):
         self.cache.reserve(1)
         self._turn_to(self.cache.position + 1)
         with suppress(_Reached):
-            stream = self._through_layers([self.cache], [len(tokens)], self.embed(tokens))
-            self.layers.hidden(PER_LAYER * self.shape.layers, self.model.rms_norm("final_norm", stream))
+            embedded = self.embed(tokens)
+            layers = self._through_layers([self.cache], [len(tokens)], embedded)
+            normal = self.model.rms_norm("final_norm", answered(layers, self._watched))
+            answered(self.layers.hidden(PER_LAYER * self.shape.layers, normal), self._watched)
 
     def tried(self, tokens: list[int]) -> dict[int, Elements]:
         """Return the inputs of each tap [tokens, width] if one of these tokens came next."""
