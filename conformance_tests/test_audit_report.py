@@ -23,6 +23,7 @@ from matplotlib.image import imread
 from numpy.typing import NDArray
 from rich.console import Console
 
+import sweeps
 import tiny_checkpoint
 from veil.importer import import_model
 from veil.text import Text
@@ -35,7 +36,6 @@ from veil_conformance.audit import (
     faithful,
     lying,
     picture,
-    random_model,
     report,
     reusing,
     statistics,
@@ -46,7 +46,6 @@ from veil_conformance.audit.decoding import Checking
 from veil_conformance.audit.options import Options
 from veil_conformance.audit.report import Claim, Json
 from veil_conformance.audit.run import audit
-from veil_conformance.audit.trials import Plan
 from veil_optimized import transcript
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave, epoch
@@ -64,16 +63,6 @@ from veil_spec.refusals import Refusal
 
 VOID: Final = {"meta", "img", "br", "link", "input", "hr"}
 SHOWN_VERDICTS: Final = {"holds": "holds", "FAILS": "fails", "not claimed": "not_claimed"}
-PLAN: Final = Plan(
-    tokens=256,
-    least=256,
-    prompts=40,
-    wide=replace(random_model.SMALL, width=48, layers=1, vocabulary=256),
-    small=replace(random_model.SMALL, width=24, inner=8, vocabulary=24),
-    dimension=24,
-    likelihood=1.0,
-)
-"""Few tokens, of models that take no time."""
 NUMBER: Final = re.compile(r"(?<![\w.\-/])[-+]?\d[\d.,]*(?![\w\-/])")
 """A number that stands alone: not part of a word, an ID or a path."""
 
@@ -89,7 +78,8 @@ def options_for(base: Path, output: str) -> Options:
         new_tokens=6,
         attacked_tokens=340,
         suites=False,
-        plan=PLAN,
+        plan=sweeps.PLAN,
+        executor=sweeps.Here(),
     )
 
 

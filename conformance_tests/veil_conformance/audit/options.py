@@ -1,6 +1,7 @@
 """What an audit is asked to do."""
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -48,4 +49,9 @@ class Options:
     plan: Plan = field(default_factory=Plan)
     """How much of the matrix of attacks is tried."""
     worker: str | None = None
-    """HOST:PORT of a running worker; without it the audit starts one."""
+    """Address of a running worker; without it the audit starts one."""
+    executor: Executor | None = None
+    """Computes the sections of the matrix; without it, processes of this machine do.
+
+    Its processes have to find the model's file under the same path.
+    """

@@ -1,6 +1,5 @@
 """The audit of one model: run it masked, compare, attack, check, write report.json and report.html."""
 
-import os
 import sys
 import tempfile
 import time
@@ -23,16 +22,14 @@ from veil_conformance.audit.content import assemble
 from veil_conformance.audit.decoding import Decoded, Tally
 from veil_conformance.audit.evidence import Evidence
 from veil_conformance.audit.options import NOMINAL_EPSILON, TOY_TABLE, Options
-from veil_conformance.audit.trials import Trials
+from veil_conformance.audit.trials import Sweep, fresh_tape, own_executor
 from veil_optimized import accounting
 from veil_optimized.decoder import Decoder
 from veil_optimized.launching import start_worker
 from veil_optimized.model import Model, load
-from veil_optimized.tape import SeededTape
 from veil_reference import accounting as reference_accounting
 from veil_reference import decoder as reference_decoder
 from veil_reference import model as reference_model
-from veil_spec import constants
 from veil_spec.architecture import INTEGER_FILE
 from veil_spec.types import Certificate, TwoSidedGeometric
 
@@ -81,10 +78,6 @@ def _certified() -> tuple[Fraction, Certificate, bool]:
     return alpha, stated, stated == reference_accounting.certificate(table, TwoSidedGeometric(slow_alpha))
 
 
-def _fresh_tape() -> SeededTape:
-    return SeededTape(os.urandom(constants.SEED_BYTES))
-
-
 @contextmanager
 def _evidence(options: Options, scratch: Path) -> Iterator[Evidence | None]:
     """Yield the running proofs and suites, which end with the block."""
@@ -126,8 +119,9 @@ def _measure(options: Options, model: Model, scratch: Path, tell: Callable[[str]
         masks = reusing.recorded(model, address, letter, scratch)
         tell("reading the vocabulary's rows")
         known = base.vocabulary(model)
-        attacked = Attacker(model, known, address, letter, scratch, _fresh_tape).run(tell)
-    matrix = Trials(options.plan, _fresh_tape, tell).run(model, known, letter)
+        attacked = Attacker(model, known, address, letter, scratch, fresh_tape).run(tell)
+    with nullcontext(options.executor) if options.executor else own_executor() as executor:
+        matrix = Sweep(options.plan, path, tuple(letter)).run(executor, tell)
     matrix.cells.extend(attacked.cells)
     tell("solving for weights")
     materials = secrecy.table(model)

@@ -1,11 +1,18 @@
 """What the matrix tries: three models, every attack on the profiles, and each broken scheme by its attack."""
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 
 from veil_conformance.attacks import base, targets
 from veil_conformance.attacks.base import GROUP, Attack, Public, Vocabulary
@@ -30,7 +37,9 @@ from veil_conformance.audit.matrix import (
     Trial,
     remembered,
 )
-from veil_optimized.model import Model
+from veil_optimized.model import Model, load
+from veil_optimized.tape import SeededTape
+from veil_spec import constants
 from veil_spec.architecture import DecoderShape
 
 REAL: Final = "the model"
@@ -164,42 +173,103 @@ def curve(subject: Subject, fresh: Fresh, tokens: int) -> list[Point]:
     return points
 
 
-class Trials:
-    """Fills a matrix: the audited model, a random one wide enough for `lwe`, a small one for every tap."""
+def fresh_tape() -> SeededTape:
+    """Return a tape that nobody has seen."""
+    return SeededTape(os.urandom(constants.SEED_BYTES))
 
-    def __init__(self, plan: Plan, fresh: Fresh, progress: Callable[[str], None]) -> None:
-        self._plan, self._fresh, self._tell = plan, fresh, progress
-        self._draw = np.random.default_rng()
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What every section of a matrix is made from; it can be sent to another process.
+
+    `model` is an integer file, `text` real text for the taps. In tests `seed` makes a section come out the
+    same again.
+    """
+
+    plan: Plan
+    model: Path
+    text: tuple[int, ...]
+    seed: int | None = None
+
+    def run(self, executor: Executor, progress: Callable[[str], None]) -> Matrix:
+        """Return the matrix, its sections computed by an executor and joined in their order."""
+        sections = {executor.submit(section, name, self): name for name in SECTIONS}
+        progress(f"attacking, in sections: {', '.join(SECTIONS)}")
+        made: dict[str, Matrix] = {}
+        for done in as_completed(sections):
+            name = sections[done]
+            made[name] = done.result()
+            progress(f"attacked, section {name}: {len(made[name].cells)} cells")
+        whole = made[SECTIONS[0]]
+        for name in SECTIONS[1:]:
+            whole.cells.extend(made[name].cells)
+        return whole
+
+
+@contextmanager
+def own_executor() -> Iterator[Executor]:
+    """Yield a pool of one process for each processor, each of one thread; it ends with the block."""
+    count, context = os.cpu_count() or 1, get_context("spawn")
+    with ProcessPoolExecutor(count, context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+ALONE: Final = threading.Lock()
+"""Held by a section: what is remembered of public knowledge is the process's."""
+
+
+def section(name: str, sweep: Sweep) -> Matrix:
+    """Return the cells of one section, and with those of the model itself the curve."""
+    with ALONE, remembered():
+        trials = Trials(sweep)
+        getattr(trials, name)()
+    return trials.matrix
+
+
+SECTIONS: Final = ("real", "taps", "wide", "small")
+"""The audited model, its taps, a random model wide enough for `lwe`, a small one for every tap."""
+
+
+class Trials:
+    """Fills the sections of a matrix."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._plan, self._sweep = sweep.plan, sweep
+        self._draw = np.random.default_rng(sweep.seed)
         self.matrix = Matrix()
 
-    def run(self, model: Model, words: Vocabulary, text: Sequence[int]) -> Matrix:
-        """Return the matrix of a model; `text` is real text for the taps."""
-        with remembered():
-            self._real(model, words)
-            self._taps(model, words, text)
-            self._wide()
-            self._small()
-        return self.matrix
+    def _fresh(self) -> SeededTape:
+        seeded = self._sweep.seed is not None
+        return SeededTape(self._draw.bytes(constants.SEED_BYTES)) if seeded else fresh_tape()
 
     def _add(self, subject: Subject, trials: Iterator[Trial]) -> None:
         bench = Bench(subject, self._fresh)
-        for trial in trials:
-            self._tell(f"{subject.name}: {trial.attack.name} on {trial.target}")
-            self.matrix.cells.append(bench.run(trial))
+        self.matrix.cells.extend(bench.run(trial) for trial in trials)
 
-    def _real(self, model: Model, words: Vocabulary) -> None:
+    def _audited(self) -> tuple[Model, Vocabulary]:
+        model = load(self._sweep.model)
+        return model, base.vocabulary(model)
+
+    def real(self) -> None:
+        """Attack the first layer of the audited model, and draw the curve."""
+        model, words = self._audited()
         subject = at_first_layer(REAL, model, words, self._plan.tokens, self._draw)
         least = self._plan.least
         self._add(subject, ranked(self._fresh, subject.width, least))
         self._add(subject, real_valued(self._fresh, least, published=True))
         self._add(subject, schemes(self._fresh, subject.width, _single, least, self._plan.likelihood))
         self._add(subject, hiding(self._fresh, _rowwise, None, least))
-        self._tell(f"{REAL}: the curve over the scale of real-valued masks")
         self.matrix.curve_tokens = min(self._plan.curve, self._plan.tokens)
         self.matrix.curve = curve(subject, self._fresh, self.matrix.curve_tokens)
 
-    def _taps(self, model: Model, words: Vocabulary, text: Sequence[int]) -> None:
-        prompt = list(text[: self._plan.few])
+    def taps(self) -> None:
+        """Match real text through the taps of the audited model."""
+        model, words = self._audited()
+        prompt = list(self._sweep.text[: self._plan.few])
         others = drawn(words, max(1, self._plan.candidates - len(set(prompt))), self._draw)
         candidates = np.array(sorted({*prompt, *others}))
         public = Public(words, model, candidates)
@@ -209,15 +279,16 @@ class Trials:
         stated = f", {len(candidates)} candidates"
         self._add(subject, (replace(trial, detail=trial.detail + stated) for trial in on_rank))
 
-    def _wide(self) -> None:
-        self._tell("making a wide random model")
-        model = random_model.random_model(WIDE, self._plan.wide)
+    def wide(self) -> None:
+        """Attack a model that is wide enough for `lwe`."""
+        model = random_model.random_model(WIDE, self._plan.wide, self._sweep.seed)
         subject = at_first_layer(WIDE, model, base.vocabulary(model), self._plan.tokens, self._draw)
         self._add(subject, real_valued(self._fresh, self._plan.least, published=False))
         self._add(subject, hiding(self._fresh, _rowwise, self._plan.dimension, self._plan.least))
 
-    def _small(self) -> None:
-        model = random_model.random_model(SMALL, self._plan.small)
+    def small(self) -> None:
+        """Attack a small model through every tap."""
+        model = random_model.random_model(SMALL, self._plan.small, self._sweep.seed)
         words = base.vocabulary(model)
         steps, prompts = self._plan.steps, self._plan.prompts
         different = np.array(drawn(words, prompts * steps, self._draw)).reshape(prompts, steps)
