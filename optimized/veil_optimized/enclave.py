@@ -190,12 +190,12 @@ class Enclave:
             raise Refused(Refusal.WORKER_LOST, "the epoch has ended")
         message = self._message = self._message or self._begin(group, total)
         message.seen.append(rows)
-        if message.complete:
-            self._message = None
-            if self._witness is not None:
-                self._witness(group.number, message.step, torch.cat(message.seen))
+        if message.complete and self._witness is not None:
+            self._witness(group.number, message.step, torch.cat(message.seen))
         masked, reveal = message.cover.hide(rows)
         self.channel.send(message.exchange, masked, message.sent.modulus)
+        if message.complete:
+            self._message = None
 
         def answer() -> torch.Tensor:
             product = self.channel.receive(message.exchange, len(masked), message.sent.modulus)
