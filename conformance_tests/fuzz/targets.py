@@ -195,8 +195,10 @@ class Expected:
             raise Refused(Refusal.FRAME_UNEXPECTED)
         if not self._follows(frame):
             raise Refused(Refusal.FRAME_UNEXPECTED)
-        self.pieces.append(frame)
-        return self._product() if frame.first_row + frame.rows == frame.total_rows else []
+        product = self._product(frame)
+        whole = frame.first_row + frame.rows == frame.total_rows
+        self.pieces = [] if whole else [*self.pieces, frame]
+        return product
 
     def _follows(self, frame: Frame) -> bool:
         if not self.pieces:
@@ -207,11 +209,10 @@ class Expected:
         )
         return same and frame.first_row == last.first_row + last.rows
 
-    def _product(self) -> list[bytes]:
-        frame, data = self.pieces[0], b"".join(piece.payload for piece in self.pieces)
-        self.pieces = []
+    def _product(self, frame: Frame) -> list[bytes]:
+        """Return the frames of the product of one piece of a message."""
         weights, modulus = matrix(frame)
-        row = reference.unpack(data, frame.total_rows * frame.columns, modulus)
+        row = reference.unpack(frame.payload, frame.rows * frame.columns, modulus)
         lines = [row[n : n + frame.columns] for n in range(0, len(row), frame.columns)]
         product = [
             sum(x * w for x, w in zip(line, channel, strict=True)) % modulus
@@ -219,8 +220,11 @@ class Expected:
             for channel in weights
         ]
         about = (FrameKind.PRODUCT, frame.epoch, frame.group, frame.step, len(weights), frame.element_bytes)
+        pieces = reference.split(*about, reference.pack(product, modulus))
+        first, total = frame.first_row, frame.total_rows
         return [
-            reference.encode(piece) for piece in reference.split(*about, reference.pack(product, modulus))
+            reference.encode(replace(piece, first_row=first + piece.first_row, total_rows=total))
+            for piece in pieces
         ]
 
 
