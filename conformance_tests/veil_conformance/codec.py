@@ -362,7 +362,7 @@ def write_frame(value: object, modulus: int) -> Json:
     return {"kind": frame.kind.name, "epoch": frame.epoch.hex()} | numbers | {"payload": frame.payload.hex()}
 
 
-def read_model(value: Json, context: Context) -> Path:
+def read_file(value: Json, context: Context) -> Path:
     """Return the path of a file with these bytes."""
     path = context.folder / "vector.safetensors"
     path.write_bytes(bytes.fromhex(text(value)))
@@ -414,7 +414,7 @@ READERS: Final[dict[str, Reader]] = {
     "floats": read_floats,
     "frame": read_frame,
     "frames": lambda value, context: [read_frame(item, context) for item in items(value)],
-    "model": read_model,
+    "file": read_file,
 }
 
 WRITERS: Final[dict[str, Writer]] = {
@@ -448,6 +448,7 @@ WRITERS: Final[dict[str, Writer]] = {
 SIGNATURES: Final[dict[str, tuple[dict[str, str], str]]] = {
     "word": ({"tape": "tape", "domain": "domain", "stream": "stream", "index": "integer"}, "tape_word"),
     "seeded_tape": ({"seed": "bytes"}, "nothing"),
+    "listed_tape": ({"words": "listed"}, "nothing"),
     "field_elements": (
         {"tape": "tape", "domain": "domain", "stream": "stream", "start": "integer", "count": "integer"}
         | {"modulus": "modulus"},
@@ -478,7 +479,7 @@ SIGNATURES: Final[dict[str, tuple[dict[str, str], str]]] = {
         {"size": "integer", "tape": "tape", "token": "integer", "document": "integer"},
         "selection",
     ),
-    "load_tabulated": ({"file": "model", "level": "integer"}, "tabulated"),
+    "load_tabulated": ({"file": "file", "level": "integer"}, "tabulated"),
     "calibrate_part": ({"epsilon": "epsilon", "scores": "rows", "two_sided": "boolean"}, "fraction"),
     "tabulated_certificate": ({"table": "tabulated"}, "certificate"),
     "weighted_recovery": ({"table": "tabulated", "counts": "row"}, "fraction"),
@@ -489,6 +490,8 @@ SIGNATURES: Final[dict[str, tuple[dict[str, str], str]]] = {
     "round_shift": ({"value": "word", "shift": "integer"}, "word"),
     "rescale": ({"value": "word", "shift": "integer", "limit": "integer"}, "integer"),
     "quantise": ({"row": "words", "fraction": "integer"}, "quantised"),
+    "exp2_digits": ({}, "rows"),
+    "normal_tail": ({}, "row"),
     "exp2": ({"exponent": "integer"}, "integer"),
     "silu": ({"value": "integer"}, "integer"),
     "gelu": ({"value": "integer"}, "integer"),
@@ -516,11 +519,11 @@ SIGNATURES: Final[dict[str, tuple[dict[str, str], str]]] = {
     "quantise_weights": ({"weights": "floats", "precision": "precision"}, "weights"),
     "quantise_gains": ({"gains": "floats"}, "gains"),
     "greedy": ({"row": "row"}, "integer"),
-    "logits": ({"model": "model", "tokens": "row"}, "rows"),
-    "masked_logits": ({"model": "model", "tokens": "row", "seed": "bytes", "rank": "ratio"}, "rows"),
-    "stream": ({"model": "model", "tokens": "row", "types": "types"}, "rows"),
-    "masked_stream": ({"model": "model", "tokens": "row", "seed": "bytes"}, "rows"),
-    "labels": ({"model": "model", "tokens": "row", "types": "types"}, "row"),
+    "logits": ({"model": "file", "tokens": "row"}, "rows"),
+    "masked_logits": ({"model": "file", "tokens": "row", "seed": "bytes", "rank": "ratio"}, "rows"),
+    "stream": ({"model": "file", "tokens": "row", "types": "types"}, "rows"),
+    "masked_stream": ({"model": "file", "tokens": "row", "seed": "bytes"}, "rows"),
+    "labels": ({"model": "file", "tokens": "row", "types": "types"}, "row"),
     "sentence": ({"stream": "rows"}, "row"),
     "sampling": ({"temperature": "fraction", "count": "optional", "share": "fraction"}, "sampling"),
     "sampling_weights": ({"row": "row", "sampling": "sampling"}, "row"),
@@ -582,6 +585,11 @@ SIGNATURES: Final[dict[str, tuple[dict[str, str], str]]] = {
     "decode": ({"data": "bytes"}, "frame"),
     "pack": ({"elements": "element_row", "modulus": "modulus"}, "bytes"),
     "unpack": ({"data": "bytes", "count": "integer", "modulus": "modulus"}, "element_row"),
+    "split": (
+        {"kind": "kind", "epoch": "bytes", "group": "integer", "step": "integer", "columns": "integer"}
+        | {"element_bytes": "integer", "data": "bytes"},
+        "frames",
+    ),
     "join": (
         {"frames": "frames", "kind": "kind", "epoch": "bytes", "group": "integer", "step": "integer"}
         | {"columns": "integer", "element_bytes": "integer", "total_rows": "integer"},

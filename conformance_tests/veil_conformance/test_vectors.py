@@ -17,7 +17,7 @@ SCHEMA = json.loads((FOLDER / "schema.json").read_text("utf-8"))
 FILES = {
     path.stem: json.loads(path.read_text("utf-8"))
     for path in sorted(FOLDER.glob("*.json"))
-    if path.stem != "schema"
+    if path.stem not in ("schema", "protocol")
 }
 
 

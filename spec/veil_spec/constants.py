@@ -119,6 +119,8 @@ GRANT_LIMIT: Final = 2**14
 """Most rows, steps times rows of a step, that one ASK can ask for."""
 SEQUENCE_LIMIT: Final = 16
 """Sequences whose keys and values a worker keeps for one stream of mode `split`."""
+LINE_LIMIT: Final = 2**26
+"""Most bytes of one line of the plug-in protocol."""
 TRANSCRIPT_MAGIC: Final = b"VEILTAPE"
 """First bytes of a transcript file."""
 
