@@ -456,7 +456,7 @@ def certificate_case(requirement: str, flag: str, comment: str, table: Table, no
 
 def tabulated_certificate_case(requirement: str, flag: str, comment: str, table: TabulatedTable) -> Case:
     """Return one certificate of weights."""
-    given: Fields = {"table": write_tabulated(table, 0)}
+    given: Fields = {"table": write_tabulated(table)}
     return Case(requirement, comment, flag, "tabulated_certificate", given)
 
 
@@ -604,7 +604,7 @@ def claim_cases() -> list[Case]:
         ("Refusal", [1, 1, 1, 1, 1, -1]),
     ]
     for flag, chosen in counts:
-        given: Fields = {"table": write_tabulated(uneven, 0), "counts": list(chosen)}
+        given: Fields = {"table": write_tabulated(uneven), "counts": list(chosen)}
         made.append(Case("ACC-R13", "recovery by counts", flag, "weighted_recovery", given))
     return made
 
@@ -1408,7 +1408,7 @@ def decode_case(requirement: str, comment: str, data: bytes) -> Case:
 def join_case(flag: str, comment: str, frames: Sequence[Frame]) -> Case:
     """Return the joining of pieces of a message of 3 rows and 2 columns."""
     given: Fields = {
-        "frames": [write_frame(frame, 0) for frame in frames],
+        "frames": [write_frame(frame) for frame in frames],
         "kind": "PRODUCT",
         "epoch": EPOCH.hex(),
     }
@@ -1429,13 +1429,12 @@ def wire_cases() -> list[Case]:
         replace(HELLO, kind=FrameKind.SEED, step=9),
     ]
     made = [
-        Case("WIR-R1", frame.kind.name, "Known", "encode", {"frame": write_frame(frame, 0)})
-        for frame in frames
+        Case("WIR-R1", frame.kind.name, "Known", "encode", {"frame": write_frame(frame)}) for frame in frames
     ]
     made += [Case("WIR-R1", f.kind.name, "Known", "decode", {"data": frame_bytes(f).hex()}) for f in frames]
     for broken in (replace(PIECE, rows=1), replace(HELLO, payload=b""), replace(PIECE, total_rows=2**32 - 1)):
         made.append(
-            Case("WIR-R1", "fields that do not fit", "Refusal", "encode", {"frame": write_frame(broken, 0)})
+            Case("WIR-R1", "fields that do not fit", "Refusal", "encode", {"frame": write_frame(broken)})
         )
     whole = frame_bytes(PIECE)
     for comment, data in (
@@ -1518,7 +1517,7 @@ def split_cases() -> list[Case]:
     answer = replace(rows, kind=FrameKind.ANSWER, first_row=0, rows=1, total_rows=1, payload=bytes(range(18)))
     for frame in (rows, answer):
         name = frame.kind.name
-        made.append(Case("WIR-R1", name, "Known", "encode", {"frame": write_frame(frame, 0)}))
+        made.append(Case("WIR-R1", name, "Known", "encode", {"frame": write_frame(frame)}))
         made.append(Case("WIR-R1", name, "Known", "decode", {"data": frame_bytes(frame).hex()}))
         for width in (4, 5, 8):
             payload = bytes(frame.rows * frame.columns * width)

@@ -1,24 +1,25 @@
-"""Vectors as JSON: how each operation's arguments and results are written, and read back.
+"""Values as JSON: how each operation's arguments and results are written, and read back.
 
-Integers below 2**53 are JSON integers, a larger modulus its bytes, lowest first. Signed 64-bit words are 16
-hexadecimal digits (two's complement, lowest byte first), weights of a tabulated row 18, field elements are
-digits of fixed width, lowest byte first, inside {"shape", "words"}, rationals "num/den", float32 weights
-their 8 digits. Models and table files are whole files in hexadecimal digits.
+The forms are those of spec/wire.md, in vectors and in the plug-in protocol alike. Readers refuse any other
+form (Malformed), writers a value that has none (Unwritable).
 """
 
+import operator
+import re
 import struct
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 from veil_spec.architecture import Precision, Rotation
 from veil_spec.constants import LWE_MODULUS
 from veil_spec.interface import Implementation, Tape
 from veil_spec.refusals import Refused
 from veil_spec.types import (
+    Address,
     Certificate,
     Domain,
     Frame,
@@ -29,15 +30,20 @@ from veil_spec.types import (
     PaperCertificate,
     Part,
     Quantised,
+    Row,
     Rows,
     Sampling,
+    Selection,
     Table,
     TabulatedPart,
     TabulatedTable,
+    TokenIndex,
     TwoSidedGeometric,
     WeightRow,
+    WorstPair,
 )
 
+Named = TypeVar("Named", Domain, Precision)
 Json = None | bool | int | str | list["Json"] | dict[str, "Json"]
 Fields = dict[str, Json]
 Reader = Callable[[Json, "Context"], object]
@@ -54,14 +60,26 @@ class Context:
 
 
 class Malformed(Exception):
-    """Raised for a vector that is not of the form that the schema gives."""
+    """Raised for a value that is not of the form that spec/wire.md gives."""
+
+
+class Unwritable(Exception):
+    """Raised for a value that has no form."""
 
 
 def integer(value: Json) -> int:
     """Return a JSON integer."""
-    if type(value) is not int:
-        raise Malformed(f"not an integer: {value!r}")
+    if type(value) is not int or abs(value) >= 2**53:
+        raise Malformed(f"not an integer below 2^53: {value!r}")
     return value
+
+
+def write_integer(value: object) -> int:
+    """Return an integer, numpy's included."""
+    number = operator.index(cast(int, value))
+    if isinstance(value, bool) or abs(number) >= 2**53:
+        raise Unwritable(f"{value!r} is no integer below 2^53")
+    return number
 
 
 def text(value: Json) -> str:
@@ -69,6 +87,30 @@ def text(value: Json) -> str:
     if not isinstance(value, str):
         raise Malformed(f"not a string: {value!r}")
     return value
+
+
+def write_text(value: object) -> str:
+    """Return a string."""
+    if not isinstance(value, str):
+        raise Unwritable(f"{value!r} is no string")
+    return value
+
+
+def digits(value: Json, width: int | None = None) -> bytes:
+    """Return the bytes of hexadecimal digits, of so many bytes where a width is given."""
+    data = text(value)
+    if not re.fullmatch("[0-9a-f]*", data) or len(data) != 2 * (len(data) // 2 if width is None else width):
+        raise Malformed(f"not the digits of {'bytes' if width is None else f'{width} bytes'}: {data[:80]!r}")
+    return bytes.fromhex(data)
+
+
+def ratio(value: Json) -> Fraction:
+    """Return a rational in lowest terms."""
+    made = re.fullmatch("(0|-?[1-9][0-9]*)/([1-9][0-9]*)", text(value), re.ASCII)
+    read = Fraction(int(made[1]), int(made[2])) if made else None
+    if read is None or write_fraction(read) != value:
+        raise Malformed(f"not a rational in lowest terms: {value!r}")
+    return read
 
 
 def items(value: Json) -> list[Json]:
@@ -92,7 +134,7 @@ def width_of(modulus: int) -> int:
 
 def read_modulus(value: Json) -> int:
     """Return a modulus."""
-    return int.from_bytes(bytes.fromhex(value), "little") if isinstance(value, str) else integer(value)
+    return int.from_bytes(digits(value), "little") if isinstance(value, str) else integer(value)
 
 
 def write_modulus(modulus: int) -> Json:
@@ -102,7 +144,7 @@ def write_modulus(modulus: int) -> Json:
 
 def read_word(value: Json) -> int:
     """Return a signed 64-bit word."""
-    return int.from_bytes(bytes.fromhex(text(value)), "little", signed=True)
+    return int.from_bytes(digits(value, 8), "little", signed=True)
 
 
 def write_word(value: int) -> str:
@@ -113,50 +155,112 @@ def write_word(value: int) -> str:
 def read_elements(value: Json, modulus: int) -> list[list[int]]:
     """Return a matrix of field elements."""
     matrix = fields(value, "shape", "words")
-    rows, columns = map(integer, items(matrix["shape"]))
-    data, width = bytes.fromhex(text(matrix["words"])), width_of(modulus)
+    rows, columns = read_pair(matrix["shape"])
+    width = width_of(modulus)
+    if min(rows, columns) < 0:
+        raise Malformed(f"not the shape of a matrix: {matrix['shape']!r}")
+    data = digits(matrix["words"], rows * columns * width)
     flat = [int.from_bytes(data[i : i + width], "little") for i in range(0, len(data), width)]
-    if len(flat) != rows * columns:
-        raise Malformed("words do not fill the shape")
     return [flat[row * columns : (row + 1) * columns] for row in range(rows)]
 
 
 def write_elements(rows: Rows, modulus: int) -> Json:
     """Return a matrix of field elements as shape and words."""
-    words = b"".join(element.to_bytes(width_of(modulus), "little") for row in rows for element in row)
-    return {"shape": [len(rows), len(rows[0]) if rows else 0], "words": words.hex()}
+    columns = {len(row) for row in rows} or {0}
+    if len(columns) > 1:
+        raise Unwritable("a ragged matrix of elements")
+    words = b"".join(int(element).to_bytes(width_of(modulus), "little") for row in rows for element in row)
+    return {"shape": [len(rows), *columns], "words": words.hex()}
+
+
+def read_element_row(value: Json, modulus: int) -> list[int]:
+    """Return field elements."""
+    rows = read_elements(value, modulus)
+    if len(rows) != 1:
+        raise Malformed("not one row of elements")
+    return rows[0]
+
+
+def read_pair(value: Json) -> tuple[int, int]:
+    """Return two integers."""
+    pair = tuple(map(integer, items(value)))
+    if len(pair) != 2:
+        raise Malformed(f"not two integers: {value!r}")
+    return pair
 
 
 def read_tape(value: Json, context: Context) -> Tape:
-    """Return a seeded or a listed tape."""
+    """Return a seeded or a listed tape; a listed one is the implementation's own if it claims to have it."""
     if isinstance(value, dict) and set(value) == {"seed"}:
-        return context.impl.seeded_tape(bytes.fromhex(text(value["seed"])))
-    listed = {}
-    for entry in items(fields(value, "listed")["listed"]):
+        return context.impl.seeded_tape(digits(value["seed"]))
+    listed = read_listed(fields(value, "listed")["listed"])
+    claimed = "listed_tape" in context.impl.operations
+    return context.impl.listed_tape(listed) if claimed else ListedTape(listed)
+
+
+def write_tape(tape: object) -> Json:
+    """Return a listed tape, or any that says itself how it is written."""
+    if isinstance(tape, ListedTape):
+        return write_listed(tape.words)
+    return cast(Json, getattr(tape, "written"))  # noqa: B009
+
+
+def read_listed(value: Json) -> Mapping[Address, int]:
+    """Return the words of a listed tape."""
+    listed: dict[Address, int] = {}
+    for entry in items(value):
         one = fields(entry, "domain", "stream", "index", "word")
-        address = Domain(text(one["domain"])), read_stream(one["stream"]), integer(one["index"])
-        listed[address] = int.from_bytes(bytes.fromhex(text(one["word"])), "little")
-    return ListedTape(listed)
+        address = read_name(Domain, one["domain"]), read_stream(one["stream"]), integer(one["index"])
+        listed[address] = read_tape_word(one["word"])
+    return listed
 
 
-def write_listed(words: Mapping[tuple[Domain, int, int], int]) -> Json:
+def write_listed(words: Mapping[Address, int]) -> Json:
     """Return a listed tape."""
-    return {
-        "listed": [
-            {
-                "domain": domain.value,
-                "stream": write_stream(s),
-                "index": i,
-                "word": word.to_bytes(8, "little").hex(),
-            }
-            for (domain, s, i), word in words.items()
-        ]
-    }
+    return {"listed": write_addresses(words)}
+
+
+def write_addresses(words: Mapping[Address, int]) -> Json:
+    """Return the words of a listed tape."""
+    return [
+        {
+            "domain": domain.value,
+            "stream": write_stream(stream),
+            "index": write_integer(index),
+            "word": write_tape_word(word),
+        }
+        for (domain, stream, index), word in words.items()
+    ]
+
+
+def read_tape_word(value: Json) -> int:
+    """Return a word of a tape."""
+    return int.from_bytes(digits(value, 8), "little")
+
+
+def write_tape_word(word: int) -> str:
+    """Return a word of a tape as 8 bytes."""
+    return int(word).to_bytes(8, "little").hex()
+
+
+def read_name(names: type[Named], value: Json) -> Named:
+    """Return the member of an enumeration that has this value."""
+    try:
+        return names(text(value))
+    except ValueError:
+        raise Malformed(f"not the name of a {names.__name__.lower()}: {value!r}") from None
+
+
+def read_kind(value: Json) -> FrameKind:
+    """Return a kind of frame by its name."""
+    if text(value) not in FrameKind.__members__:
+        raise Malformed(f"not the name of a kind of frame: {value!r}")
+    return FrameKind[text(value)]
 
 
 def read_stream(value: Json) -> int:
     """Return a stream number, also one that is out of range."""
-    return int.from_bytes(bytes.fromhex(text(value)), "little", signed=True)
+    return int.from_bytes(digits(value, 14), "little", signed=True)
 
 
 def write_stream(stream: int) -> str:
@@ -164,16 +268,23 @@ def write_stream(stream: int) -> str:
     return stream.to_bytes(14, "little", signed=True).hex()
 
 
+NOISES: Final[dict[str, type[Geometric] | type[TwoSidedGeometric]]] = {
+    "geometric": Geometric,
+    "two-sided": TwoSidedGeometric,
+}
+
+
 def read_noise(value: Json, context: Context) -> Noise:
     """Return a noise."""
     noise = fields(value, "kind", "alpha")
-    alpha = Fraction(text(noise["alpha"]))
-    return TwoSidedGeometric(alpha) if noise["kind"] == "two-sided" else Geometric(alpha)
+    if noise["kind"] not in NOISES:
+        raise Malformed(f"not a kind of noise: {noise['kind']!r}")
+    return NOISES[text(noise["kind"])](ratio(noise["alpha"]))
 
 
 def write_noise(noise: Noise) -> Json:
     """Return a noise's kind and parameter."""
-    kind = "geometric" if isinstance(noise, Geometric) else "two-sided"
+    kind = next(kind for kind, made in NOISES.items() if isinstance(noise, made))
     return {"kind": kind, "alpha": write_fraction(noise.alpha)}
 
 
@@ -184,7 +295,12 @@ def write_fraction(value: Fraction) -> str:
 
 def read_ratio(value: Json) -> Fraction | None:
     """Return a rational, or None."""
-    return None if value is None else Fraction(text(value))
+    return None if value is None else ratio(value)
+
+
+def write_ratio(value: Fraction | None) -> Json:
+    """Return a rational, or None."""
+    return None if value is None else write_fraction(value)
 
 
 def read_optional(value: Json) -> int | None:
@@ -192,258 +308,429 @@ def read_optional(value: Json) -> int | None:
     return None if value is None else integer(value)
 
 
+def write_optional(value: int | None) -> Json:
+    """Return an integer, or None."""
+    return None if value is None else write_integer(value)
+
+
 def read_rotation(value: Json) -> Rotation:
     """Return a rotation."""
     names = ("theta", "factor", "low", "high", "context")
     theta, factor, low, high, context = (fields(value, *names)[name] for name in names)
     ends = read_ratio(low), read_ratio(high), read_optional(context)
-    return Rotation(Fraction(text(theta)), Fraction(text(factor)), *ends)
+    return Rotation(ratio(theta), ratio(factor), *ends)
 
 
 def write_rotation(rotation: Rotation) -> Json:
     """Return a rotation's fields."""
-    ends = {"low": rotation.low, "high": rotation.high}
     written: Fields = {"theta": write_fraction(rotation.theta), "factor": write_fraction(rotation.factor)}
-    written |= {name: None if end is None else write_fraction(end) for name, end in ends.items()}
-    return written | {"context": rotation.context}
+    written |= {"low": write_ratio(rotation.low), "high": write_ratio(rotation.high)}
+    return written | {"context": write_optional(rotation.context)}
 
 
 def read_sampling(value: Json) -> Sampling:
     """Return a sampling."""
     stated = fields(value, "temperature", "count", "share")
-    temperature, share = Fraction(text(stated["temperature"])), Fraction(text(stated["share"]))
-    return Sampling(temperature, read_optional(stated["count"]), share)
+    return Sampling(ratio(stated["temperature"]), read_optional(stated["count"]), ratio(stated["share"]))
 
 
-def write_sampling(value: object, modulus: int) -> Json:
+def write_sampling(made: Sampling) -> Json:
     """Return a sampling."""
-    made = cast(Sampling, value)
     shares: Fields = {"temperature": write_fraction(made.temperature), "share": write_fraction(made.share)}
-    return shares | {"count": made.count}
+    return shares | {"count": write_optional(made.count)}
 
 
-def read_epsilon(value: Json, context: Context) -> Fraction | int | str:
-    """Return an epsilon: an integer, a decimal string, or a rational as {"rational": "num/den"}."""
-    return (
-        Fraction(text(value["rational"]))
-        if isinstance(value, dict)
-        else value
-        if isinstance(value, int)
-        else text(value)
-    )
+def read_epsilon(value: Json) -> Fraction | int | str:
+    """Return an epsilon: an integer, a string, or a rational as {"rational": "num/den"}."""
+    if isinstance(value, dict):
+        return ratio(fields(value, "rational")["rational"])
+    return value if isinstance(value, str) else integer(value)
 
 
-def read_table(value: Json, context: Context) -> Table:
+def write_epsilon(value: Fraction | int | str) -> Json:
+    """Return an epsilon."""
+    if isinstance(value, Fraction):
+        return {"rational": write_fraction(value)}
+    return value if isinstance(value, str) else write_integer(value)
+
+
+def read_texts(value: Json) -> tuple[str, ...]:
+    """Return strings."""
+    return tuple(map(text, items(value)))
+
+
+def write_texts(texts: Sequence[str]) -> Json:
+    """Return strings."""
+    return [write_text(one) for one in texts]
+
+
+def read_row(value: Json) -> list[int]:
+    """Return integers."""
+    return [integer(item) for item in items(value)]
+
+
+def write_row(row: Row) -> Json:
+    """Return integers."""
+    return [write_integer(item) for item in row]
+
+
+def read_rows(value: Json) -> list[list[int]]:
+    """Return a matrix of small integers."""
+    return [read_row(row) for row in items(value)]
+
+
+def write_rows(rows: Rows) -> Json:
+    """Return a matrix of small integers."""
+    return [write_row(row) for row in rows]
+
+
+def _scores(value: Json) -> tuple[tuple[int, ...], ...]:
+    return tuple(map(tuple, read_rows(value)))
+
+
+def read_table(value: Json) -> Table:
     """Return a sanitizer table."""
     table = fields(value, "name", "parts")
     parts = [fields(part, "tokens", "scores") for part in items(table["parts"])]
-    made = [
-        Part(
-            tuple(map(text, items(part["tokens"]))),
-            tuple(tuple(map(integer, items(r))) for r in items(part["scores"])),
-        )
-        for part in parts
-    ]
+    made = [Part(read_texts(part["tokens"]), _scores(part["scores"])) for part in parts]
     return Table(text(table["name"]), tuple(made))
 
 
 def write_table(table: Table) -> Json:
     """Return a sanitizer table."""
     parts: list[Json] = [
-        {"tokens": list(part.tokens), "scores": [list(row) for row in part.scores]} for part in table.parts
+        {"tokens": write_texts(part.tokens), "scores": write_rows(part.scores)} for part in table.parts
     ]
-    return {"name": table.name, "parts": parts}
+    return {"name": write_text(table.name), "parts": parts}
 
 
 def read_masses(value: Json) -> list[int]:
     """Return the weights of a tabulated row."""
-    return [int.from_bytes(bytes.fromhex(text(item)), "little", signed=True) for item in items(value)]
+    return [int.from_bytes(digits(item, 9), "little", signed=True) for item in items(value)]
 
 
 def write_masses(row: Sequence[int]) -> list[Json]:
     """Return the weights of a tabulated row as 9 bytes each, since a single one is 2**64."""
-    return [weight.to_bytes(9, "little", signed=True).hex() for weight in row]
+    return [int(weight).to_bytes(9, "little", signed=True).hex() for weight in row]
 
 
-def read_tabulated(value: Json, context: Context) -> TabulatedTable:
+def read_tabulated(value: Json) -> TabulatedTable:
     """Return a tabulated table."""
     table = fields(value, "name", "epsilon", "parts")
     made = []
     for part in (fields(part, "tokens", "scores", "weights") for part in items(table["parts"])):
-        scores = tuple(tuple(map(integer, items(row))) for row in items(part["scores"]))
         weights = tuple(tuple(read_masses(row)) for row in items(part["weights"]))
-        made.append(TabulatedPart(tuple(map(text, items(part["tokens"]))), scores, weights))
+        made.append(TabulatedPart(read_texts(part["tokens"]), _scores(part["scores"]), weights))
     return TabulatedTable(text(table["name"]), text(table["epsilon"]), tuple(made))
 
 
-def write_tabulated(value: object, modulus: int) -> Json:
+def write_tabulated(table: TabulatedTable) -> Json:
     """Return a tabulated table."""
-    table = cast(TabulatedTable, value)
     parts: list[Json] = []
     for part in table.parts:
-        written: Fields = {"tokens": list(part.tokens), "scores": [list(row) for row in part.scores]}
+        written: Fields = {"tokens": write_texts(part.tokens), "scores": write_rows(part.scores)}
         parts.append(written | {"weights": [write_masses(row) for row in part.weights]})
-    return {"name": table.name, "epsilon": table.epsilon, "parts": parts}
+    return {"name": write_text(table.name), "epsilon": write_text(table.epsilon), "parts": parts}
 
 
-def write_certificate(value: object, modulus: int) -> Json:
+def read_witness(value: Json) -> WorstPair:
+    """Return two tokens and an output."""
+    named = fields(value, "token", "other", "output")
+    return WorstPair(text(named["token"]), text(named["other"]), text(named["output"]))
+
+
+EXACT: Final = ("bound", "exact", "bayes_recovery")
+"""Rational fields of a certificate."""
+STATED: Final = ("epsilon_bound", "epsilon_exact", "adjacency", "part_bits")
+"""Fields of a certificate in text."""
+LISTS: Final = ("verbatim", "not_covered")
+"""Fields of a certificate that list texts."""
+
+
+def read_certificate(value: Json) -> Certificate:
+    """Return a certificate."""
+    made = fields(value, "range_distance", "worst", *EXACT, *STATED, *LISTS)
+    bound, exact, recovery = (ratio(made[name]) for name in EXACT)
+    epsilon_bound, epsilon_exact, adjacency, bits = (text(made[name]) for name in STATED)
+    return Certificate(
+        range_distance=integer(made["range_distance"]),
+        bound=bound,
+        exact=exact,
+        worst=read_witness(made["worst"]),
+        epsilon_bound=epsilon_bound,
+        epsilon_exact=epsilon_exact,
+        adjacency=adjacency,
+        part_bits=bits,
+        bayes_recovery=recovery,
+        verbatim=read_texts(made["verbatim"]),
+        not_covered=read_texts(made["not_covered"]),
+    )
+
+
+def write_certificate(made: Certificate) -> Json:
     """Return every field of a certificate."""
-    made = cast(Certificate, value)
-    exact = {name: write_fraction(getattr(made, name)) for name in ("bound", "exact", "bayes_recovery")}
-    plain = ("range_distance", "epsilon_bound", "epsilon_exact", "adjacency", "part_bits")
-    kept: Fields = {name: getattr(made, name) for name in plain}
-    stated: Fields = {"verbatim": list(made.verbatim), "not_covered": list(made.not_covered)}
-    return kept | exact | {"worst": cast(Fields, asdict(made.worst))} | stated
+    exact: Fields = {name: write_fraction(getattr(made, name)) for name in EXACT}
+    stated: Fields = {name: write_text(getattr(made, name)) for name in STATED}
+    listed: Fields = {name: write_texts(getattr(made, name)) for name in LISTS}
+    worst = {"worst": cast(Fields, asdict(made.worst))}
+    return {"range_distance": write_integer(made.range_distance)} | stated | exact | worst | listed
 
 
-def write_candidates(value: object, modulus: int) -> Json:
+def read_candidates(value: Json) -> tuple[list[int], list[int]]:
     """Return the candidates of an entry and their scores."""
-    candidates, scores = cast(tuple[Sequence[int], Sequence[int]], value)
-    return {"candidates": list(candidates), "scores": list(scores)}
+    made = fields(value, "candidates", "scores")
+    return read_row(made["candidates"]), read_row(made["scores"])
 
 
-def write_paper_certificate(value: object, modulus: int) -> Json:
+def write_candidates(made: tuple[Row, Row]) -> Json:
+    """Return the candidates of an entry and their scores."""
+    candidates, scores = made
+    return {"candidates": write_row(candidates), "scores": write_row(scores)}
+
+
+def read_paper_certificate(value: Json) -> PaperCertificate:
+    """Return the certificate of profile `cmif-paper`."""
+    made = fields(value, "adjacency", "epsilon", "witness")
+    return PaperCertificate(text(made["adjacency"]), text(made["epsilon"]), read_witness(made["witness"]))
+
+
+def write_paper_certificate(made: PaperCertificate) -> Json:
     """Return every field of the certificate of profile `cmif-paper`."""
-    made = cast(PaperCertificate, value)
     witness = cast(Fields, asdict(made.witness))
     return {"adjacency": made.adjacency, "epsilon": made.epsilon, "witness": witness}
 
 
-def read_quantised(value: Json, context: Context) -> Quantised:
+def read_quantised(value: Json) -> Quantised:
     """Return a quantised row."""
     row = fields(value, "values", "exponent")
-    return Quantised(tuple(map(integer, items(row["values"]))), integer(row["exponent"]))
+    return Quantised(tuple(read_row(row["values"])), integer(row["exponent"]))
 
 
-def write_quantised(value: object, modulus: int) -> Json:
+def write_quantised(row: Quantised) -> Json:
     """Return a quantised row."""
-    row = cast(Quantised, value)
-    return {"values": list(row.values), "exponent": row.exponent}
+    return {"values": write_row(row.values), "exponent": write_integer(row.exponent)}
 
 
-def read_floats(value: Json, context: Context) -> list[float]:
-    """Return float32 weights."""
-    return [float(struct.unpack("<f", bytes.fromhex(text(item)))[0]) for item in items(value)]
+def read_float(value: Json) -> float:
+    """Return a float32 or a float64 from its bytes, little-endian."""
+    long = len(text(value)) == 16
+    return float(struct.unpack("<d" if long else "<f", digits(value, 8 if long else 4))[0])
 
 
 def write_float(value: float) -> str:
-    """Return a float32's bytes, little-endian."""
-    return struct.pack("<f", value).hex()
+    """Return the bytes of a float32, little-endian, or of a float64 where a float32 does not hold it."""
+    long = struct.pack("<d", value)
+    try:
+        short = struct.pack("<f", value)
+    except OverflowError:
+        return long.hex()
+    return (short if value != value or struct.unpack("<f", short)[0] == value else long).hex()
 
 
-def write_weights(value: object, modulus: int) -> Json:
+def read_weights(value: Json) -> WeightRow:
     """Return an output channel."""
-    row = cast(WeightRow, value)
-    return {"values": list(row.values), "mantissa": row.mantissa, "exponent": row.exponent}
+    row = fields(value, "values", "mantissa", "exponent")
+    return WeightRow(tuple(read_row(row["values"])), integer(row["mantissa"]), integer(row["exponent"]))
 
 
-def write_gains(value: object, modulus: int) -> Json:
+def write_weights(row: WeightRow) -> Json:
+    """Return an output channel."""
+    scale: Fields = {"mantissa": write_integer(row.mantissa), "exponent": write_integer(row.exponent)}
+    return {"values": write_row(row.values)} | scale
+
+
+def read_gains(value: Json) -> tuple[list[int], int]:
     """Return a norm's gains."""
-    values, exponent = cast(tuple[Sequence[int], int], value)
-    return {"values": list(values), "exponent": exponent}
+    made = fields(value, "values", "exponent")
+    return read_row(made["values"]), integer(made["exponent"])
+
+
+def write_gains(made: tuple[Row, int]) -> Json:
+    """Return a norm's gains."""
+    values, exponent = made
+    return {"values": write_row(values), "exponent": write_integer(exponent)}
+
+
+def read_selection(value: Json) -> Selection:
+    """Return a selection."""
+    return Selection(TokenIndex(integer(fields(value, "index")["index"])))
 
 
 FRAME_NUMBERS: Final = ("group", "step", "first_row", "rows", "total_rows", "columns", "element_bytes")
 
 
-def read_frame(value: Json, context: Context) -> Frame:
+def read_frame(value: Json) -> Frame:
     """Return a frame."""
     frame = fields(value, "kind", "epoch", *FRAME_NUMBERS, "payload")
     group, step, first, rows, total, columns, width = (integer(frame[name]) for name in FRAME_NUMBERS)
-    kind, epoch = FrameKind[text(frame["kind"])], bytes.fromhex(text(frame["epoch"]))
-    payload = bytes.fromhex(text(frame["payload"]))
+    kind, epoch, payload = read_kind(frame["kind"]), digits(frame["epoch"]), digits(frame["payload"])
     return Frame(kind, epoch, group, step, first, rows, total, columns, width, payload)
 
 
-def write_frame(value: object, modulus: int) -> Json:
+def write_frame(frame: Frame) -> Json:
     """Return a frame's fields."""
-    frame = cast(Frame, value)
-    numbers: Fields = {name: getattr(frame, name) for name in FRAME_NUMBERS}
+    numbers: Fields = {name: write_integer(getattr(frame, name)) for name in FRAME_NUMBERS}
     return {"kind": frame.kind.name, "epoch": frame.epoch.hex()} | numbers | {"payload": frame.payload.hex()}
 
 
 def read_file(value: Json, context: Context) -> Path:
     """Return the path of a file with these bytes."""
     path = context.folder / "vector.safetensors"
-    path.write_bytes(bytes.fromhex(text(value)))
+    path.write_bytes(digits(value))
     return path
 
 
-def read_rows(value: Json, context: Context) -> list[list[int]]:
-    """Return a matrix of small integers."""
-    return [[integer(cell) for cell in items(row)] for row in items(value)]
+def write_file(path: Path) -> Json:
+    """Return all bytes of a file."""
+    try:
+        return path.read_bytes().hex()
+    except OSError:
+        raise Unwritable("a file that cannot be read has no bytes") from None
+
+
+def write_bytes(data: bytes) -> Json:
+    """Return the digits of bytes."""
+    return bytes(data).hex()
+
+
+def read_boolean(value: Json) -> bool:
+    """Return true or false."""
+    if not isinstance(value, bool):
+        raise Malformed(f"not true or false: {value!r}")
+    return value
+
+
+def read_nothing(value: Json) -> None:
+    """Return nothing."""
+    if value is not None:
+        raise Malformed(f"not null: {value!r}")
 
 
 def _plain(read: Callable[[Json], object]) -> Reader:
     return lambda value, context: read(value)
 
 
+def _listed(read: Callable[[Json], object]) -> Reader:
+    return lambda value, context: [read(item) for item in items(value)]
+
+
 READERS: Final[dict[str, Reader]] = {
-    "boolean": _plain(lambda value: value is True),
+    "nothing": _plain(read_nothing),
+    "boolean": _plain(read_boolean),
     "integer": _plain(integer),
-    "modulus": _plain(read_modulus),
-    "word": _plain(read_word),
-    "stream": _plain(read_stream),
-    "bytes": _plain(lambda value: bytes.fromhex(text(value))),
-    "domain": _plain(lambda value: Domain(text(value))),
-    "kind": _plain(lambda value: FrameKind[text(value)]),
-    "fraction": _plain(lambda value: Fraction(text(value))),
-    "ratio": _plain(read_ratio),
-    "rotation": _plain(read_rotation),
-    "sampling": _plain(read_sampling),
     "optional": _plain(read_optional),
-    "precision": _plain(lambda value: Precision(text(value))),
-    "types": _plain(lambda value: None if value is None else [integer(item) for item in items(value)]),
-    "row": _plain(lambda value: [integer(item) for item in items(value)]),
-    "words": _plain(lambda value: [read_word(item) for item in items(value)]),
-    "wordrows": _plain(lambda value: [[read_word(item) for item in items(row)] for row in items(value)]),
-    "rows": read_rows,
-    "texts": _plain(lambda value: [text(item) for item in items(value)]),
-    "fractions": _plain(lambda value: [Fraction(text(item)) for item in items(value)]),
-    "masses": _plain(read_masses),
-    "tabulated": read_tabulated,
-    "elements": lambda value, context: read_elements(value, context.modulus),
-    "element_row": lambda value, context: read_elements(value, context.modulus)[0],
-    "lwe_elements": _plain(lambda value: read_elements(value, LWE_MODULUS)),
-    "leaves": _plain(lambda value: [bytes.fromhex(text(item)) for item in items(value)]),
-    "tape": read_tape,
-    "noise": read_noise,
-    "epsilon": read_epsilon,
-    "table": read_table,
-    "quantised": read_quantised,
-    "floats": read_floats,
-    "frame": read_frame,
-    "frames": lambda value, context: [read_frame(item, context) for item in items(value)],
+    "row": _plain(read_row),
+    "types": _plain(lambda value: None if value is None else read_row(value)),
+    "pair": _plain(read_pair),
+    "rows": _plain(read_rows),
+    "word": _plain(read_word),
+    "words": _listed(read_word),
+    "wordrows": _listed(lambda row: [read_word(item) for item in items(row)]),
+    "tape_word": _plain(read_tape_word),
+    "stream": _plain(read_stream),
+    "bytes": _plain(digits),
+    "leaves": _listed(digits),
     "file": read_file,
+    "texts": _plain(read_texts),
+    "domain": _plain(lambda value: read_name(Domain, value)),
+    "kind": _plain(read_kind),
+    "precision": _plain(lambda value: read_name(Precision, value)),
+    "fraction": _plain(ratio),
+    "ratio": _plain(read_ratio),
+    "fractions": _listed(ratio),
+    "pmf": _plain(lambda value: tuple(map(ratio, items(value)))),
+    "masses": _plain(read_masses),
+    "floats": _listed(read_float),
+    "modulus": _plain(read_modulus),
+    "elements": lambda value, context: read_elements(value, context.modulus),
+    "element_row": lambda value, context: read_element_row(value, context.modulus),
+    "lwe_elements": _plain(lambda value: read_elements(value, LWE_MODULUS)),
+    "tape": read_tape,
+    "listed": _plain(read_listed),
+    "noise": read_noise,
+    "epsilon": _plain(read_epsilon),
+    "selection": _plain(read_selection),
+    "table": _plain(read_table),
+    "tabulated": _plain(read_tabulated),
+    "certificate": _plain(read_certificate),
+    "candidates": _plain(read_candidates),
+    "paper_certificate": _plain(read_paper_certificate),
+    "quantised": _plain(read_quantised),
+    "rotation": _plain(read_rotation),
+    "weights": _plain(read_weights),
+    "gains": _plain(read_gains),
+    "sampling": _plain(read_sampling),
+    "frame": _plain(read_frame),
+    "frames": _listed(read_frame),
 }
 
+
+def _without_modulus(write: Callable[..., Json]) -> Writer:
+    return lambda value, modulus: write(value)
+
+
+def _each(write: Callable[..., Json]) -> Writer:
+    return lambda value, modulus: [write(item) for item in cast(Iterable[object], value)]
+
+
 WRITERS: Final[dict[str, Writer]] = {
-    "integer": lambda value, modulus: cast(int, value),
-    "word": lambda value, modulus: write_word(cast(int, value)),
-    "tape_word": lambda value, modulus: cast(int, value).to_bytes(8, "little").hex(),
-    "bytes": lambda value, modulus: cast(bytes, value).hex(),
-    "noise": lambda value, modulus: write_noise(cast(Noise, value)),
     "nothing": lambda value, modulus: None,
-    "row": lambda value, modulus: list(cast(Sequence[int], value)),
-    "pair": lambda value, modulus: list(cast(tuple[int, int], value)),
-    "rows": lambda value, modulus: [list(row) for row in cast(Rows, value)],
+    "boolean": lambda value, modulus: bool(value),
+    "integer": _without_modulus(write_integer),
+    "optional": _without_modulus(write_optional),
+    "row": _without_modulus(write_row),
+    "types": _without_modulus(lambda value: None if value is None else write_row(value)),
+    "pair": _without_modulus(write_row),
+    "rows": _without_modulus(write_rows),
+    "word": _without_modulus(write_word),
+    "words": _each(write_word),
+    "wordrows": _each(lambda row: [write_word(item) for item in row]),
+    "tape_word": _without_modulus(write_tape_word),
+    "stream": _without_modulus(write_stream),
+    "bytes": _without_modulus(write_bytes),
+    "leaves": _each(write_bytes),
+    "file": _without_modulus(write_file),
+    "texts": _without_modulus(write_texts),
+    "domain": _without_modulus(lambda domain: Domain(domain).value),
+    "kind": _without_modulus(lambda kind: FrameKind(kind).name),
+    "precision": _without_modulus(lambda precision: Precision(precision).value),
+    "fraction": _without_modulus(write_fraction),
+    "ratio": _without_modulus(write_ratio),
+    "fractions": _each(write_fraction),
+    "pmf": _each(write_fraction),
+    "masses": _without_modulus(write_masses),
+    "floats": _each(write_float),
+    "modulus": _without_modulus(write_modulus),
     "elements": lambda value, modulus: write_elements(cast(Rows, value), modulus),
-    "element_row": lambda value, modulus: write_elements([cast(Sequence[int], value)], modulus),
+    "element_row": lambda value, modulus: write_elements([cast(Row, value)], modulus),
     "lwe_elements": lambda value, modulus: write_elements(cast(Rows, value), LWE_MODULUS),
-    "fraction": lambda value, modulus: write_fraction(cast(Fraction, value)),
-    "pmf": lambda value, modulus: [write_fraction(p) for p in cast(tuple[Fraction, ...], value)],
-    "selection": lambda value, modulus: {"index": int(getattr(value, "index"))},  # noqa: B009
-    "masses": lambda value, modulus: write_masses(cast(Sequence[int], value)),
-    "tabulated": write_tabulated,
-    "candidates": write_candidates,
-    "certificate": write_certificate,
-    "paper_certificate": write_paper_certificate,
-    "quantised": write_quantised,
-    "weights": write_weights,
-    "gains": write_gains,
-    "sampling": write_sampling,
-    "frame": write_frame,
+    "tape": _without_modulus(write_tape),
+    "listed": _without_modulus(write_addresses),
+    "noise": _without_modulus(write_noise),
+    "epsilon": _without_modulus(write_epsilon),
+    "selection": _without_modulus(lambda made: {"index": write_integer(made.index)}),
+    "table": _without_modulus(write_table),
+    "tabulated": _without_modulus(write_tabulated),
+    "certificate": _without_modulus(write_certificate),
+    "candidates": _without_modulus(write_candidates),
+    "paper_certificate": _without_modulus(write_paper_certificate),
+    "quantised": _without_modulus(write_quantised),
+    "rotation": _without_modulus(write_rotation),
+    "weights": _without_modulus(write_weights),
+    "gains": _without_modulus(write_gains),
+    "sampling": _without_modulus(write_sampling),
+    "frame": _without_modulus(write_frame),
+    "frames": _each(write_frame),
 }
+
+
+def written(kind: str, value: object, modulus: int) -> Json:
+    """Return a value in the form of its kind; Unwritable if it has none."""
+    try:
+        return WRITERS[kind](value, modulus)
+    except (AttributeError, OverflowError, StopIteration, TypeError, ValueError) as error:
+        raise Unwritable(f"{value!r:.80} is no {kind}: {error}") from error
+
 
 SIGNATURES: Final[dict[str, tuple[dict[str, str], str]]] = {
     "word": ({"tape": "tape", "domain": "domain", "stream": "stream", "index": "integer"}, "tape_word"),
@@ -614,4 +901,4 @@ def run(impl: Implementation, operation: str, given: Json) -> Fields:
             made = call(*values)
         except Refused as refused:
             return {"refusal": refused.reason.value}
-    return {"output": WRITERS[result](made, modulus)}
+    return {"output": written(result, made, modulus)}
