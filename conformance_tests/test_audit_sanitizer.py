@@ -21,6 +21,7 @@ from rich.console import Console
 from scipy.stats import binom
 
 from veil_conformance.audit.statistics import clopper_pearson
+from veil_conformance.program import Fields, Value
 from veil_conformance.sanitizers import (
     accounting,
     base,
@@ -37,7 +38,7 @@ from veil_conformance.sanitizers import (
 from veil_conformance.sanitizers.cases import Case
 from veil_conformance.sanitizers.serve import InProcess
 from veil_conformance.sanitizers.settings import Settings
-from veil_conformance.sanitizers.subject import Fields, Sanitizer, Subject, Unusable, Value, description
+from veil_conformance.sanitizers.subject import Sanitizer, Subject, Unusable, description
 from veil_conformance.sanitizers.verdicts import Finding, Status, Verdict, concluded, overall
 from veil_reference.accounting import exact_pmf
 from veil_spec.refusals import Refusal, Refused

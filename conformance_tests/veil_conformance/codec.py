@@ -9,6 +9,7 @@ import re
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -169,7 +170,9 @@ def write_elements(rows: Rows, modulus: int) -> Json:
     columns = {len(row) for row in rows} or {0}
     if len(columns) > 1:
         raise Unwritable("a ragged matrix of elements")
-    words = b"".join(int(element).to_bytes(width_of(modulus), "little") for row in rows for element in row)
+    words = b"".join(
+        operator.index(element).to_bytes(width_of(modulus), "little") for row in rows for element in row
+    )
     return {"shape": [len(rows), *columns], "words": words.hex()}
 
 
@@ -240,7 +243,7 @@ def read_tape_word(value: Json) -> int:
 
 def write_tape_word(word: int) -> str:
     """Return a word of a tape as 8 bytes."""
-    return int(word).to_bytes(8, "little").hex()
+    return operator.index(word).to_bytes(8, "little").hex()
 
 
 def read_name(names: type[Named], value: Json) -> Named:
@@ -411,7 +414,7 @@ def read_masses(value: Json) -> list[int]:
 
 def write_masses(row: Sequence[int]) -> list[Json]:
     """Return the weights of a tabulated row as 9 bytes each, since a single one is 2**64."""
-    return [int(weight).to_bytes(9, "little", signed=True).hex() for weight in row]
+    return [operator.index(weight).to_bytes(9, "little", signed=True).hex() for weight in row]
 
 
 def read_tabulated(value: Json) -> TabulatedTable:
@@ -891,7 +894,7 @@ def run(impl: Implementation, operation: str, given: Json) -> Fields:
     arguments, result = SIGNATURES[operation]
     stated = fields(given, *arguments)
     modulus = read_modulus(stated.get("modulus", 2))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() if "file" in arguments.values() else nullcontext("") as folder:
         context = Context(impl, modulus, Path(folder))
         call: Callable[..., object] = impl.seeded_tape if operation == "word" else getattr(impl, operation)
         try:

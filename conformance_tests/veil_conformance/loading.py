@@ -7,6 +7,8 @@ from typing import Final, cast
 
 import pytest
 
+from veil_conformance.process import Limits, Plugin
+from veil_conformance.program import PREFIX, NotStarted, Trouble, words
 from veil_spec import __version__
 from veil_spec.interface import Implementation
 
@@ -22,8 +24,13 @@ class Unusable(Exception):
     """Raised with one line that says why there is nothing to test."""
 
 
-def load(name: str) -> Implementation:
-    """Return the implementation that `module` or `module:factory` names; Unusable if there is none."""
+def load(name: str, limits: Limits | None = None) -> Implementation:
+    """Return the implementation that a name leads to: `module`, `module:factory` or `exec:PROGRAM ARGUMENTS`.
+
+    Raises: Unusable if there is none.
+    """
+    if name.startswith(PREFIX):
+        return checked(_started(name.removeprefix(PREFIX), limits), name)
     module_name, _, factory_name = name.partition(":")
     factory = _factory(module_name, factory_name or DEFAULT_FACTORY)
     try:
@@ -31,6 +38,20 @@ def load(name: str) -> Implementation:
     except Exception as error:
         raise Unusable(f"{name}: the factory raised {_brief(error)}") from error
     return checked(found, name)
+
+
+def _started(line: str, limits: Limits | None) -> Plugin:
+    try:
+        plugin = Plugin(words(line), limits)
+    except NotStarted as error:
+        raise Unusable(f"{PREFIX}{line}: {error}") from None
+    except Trouble as trouble:
+        raise Unusable(f"{PREFIX}{line}: {trouble.name}: {trouble}") from None
+    claimed = set(plugin.about.operations)
+    if ("word" in claimed) != bool(claimed & {"seeded_tape", "listed_tape"}):
+        plugin.close()
+        raise Unusable(f"{PREFIX}{line}: word comes with seeded_tape or listed_tape, and neither without it")
+    return plugin
 
 
 def _factory(module_name: str, factory_name: str) -> Callable[[], object]:

@@ -14,6 +14,8 @@ import pytest
 
 from veil_conformance import fixtures
 from veil_conformance.loading import Claimed
+from veil_conformance.process import NO_FORM, Plugin
+from veil_conformance.program import Trouble
 from veil_spec.interface import Implementation
 
 ROOT: Final = Path(__file__).resolve().parent
@@ -45,6 +47,10 @@ class Suite:
     """Where set, the one requirement to test."""
     outcomes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     """Requirement to outcomes: passed, failed, skipped, error."""
+    troubles: dict[str, list[Trouble]] = field(default_factory=lambda: defaultdict(list))
+    """Requirement to what went wrong with the program, if the implementation is one."""
+    left_out: int = 0
+    """Tests that ask for a value that the plug-in protocol has no form for."""
     _requirement: dict[str, str] = field(default_factory=dict)
 
     def pytest_configure(self, config: pytest.Config) -> None:
@@ -68,10 +74,16 @@ class Suite:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note what became of one test."""
-        outcome = str(report.outcome)
-        if report.when == "call" or outcome != "passed":
+        outcome, requirement = str(report.outcome), self._requirement[report.nodeid]
+        if isinstance(self.implementation, Plugin):
+            self.troubles[requirement] += self.implementation.troubles
+            self.implementation.troubles.clear()
+        if outcome == "skipped" and NO_FORM in str(report.longrepr):
+            self.left_out += 1
+            self.outcomes[requirement].add("left out")
+        elif report.when == "call" or outcome != "passed":
             broken = report.when != "call" and outcome == "failed"
-            self.outcomes[self._requirement[report.nodeid]].add("error" if broken else outcome)
+            self.outcomes[requirement].add("error" if broken else outcome)
 
     def verdicts(self) -> dict[str, str]:
         """Return PASS, FAIL or NOT CLAIMED for each requirement, in order."""
@@ -79,10 +91,10 @@ class Suite:
 
 
 def verdict(outcomes: set[str]) -> str:
-    """Return PASS only if every test ran and passed."""
+    """Return PASS only if every test passed that was not left out, and at least one."""
     if outcomes & {"failed", "error"}:
         return "FAIL"
-    return "NOT CLAIMED" if "skipped" in outcomes else "PASS"
+    return "PASS" if "passed" in outcomes and "skipped" not in outcomes else "NOT CLAIMED"
 
 
 def _order(name: str) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from veil_conformance.sanitizers.subject import Fields, Value
+from veil_conformance.program import Fields, Value
 
 Floats = npt.NDArray[np.float64]
 WITNESS: Final = {"high": [1] + [0] * 29, "low": [0] + [1] * 29}

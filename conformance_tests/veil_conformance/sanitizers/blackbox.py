@@ -15,10 +15,11 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from veil_conformance.program import Value
 from veil_conformance.sanitizers import chances, independence
 from veil_conformance.sanitizers.laws import symbol
 from veil_conformance.sanitizers.settings import Plan, Settings, coverage, looked_at, plan
-from veil_conformance.sanitizers.subject import Description, Subject, Value
+from veil_conformance.sanitizers.subject import Description, Subject
 from veil_conformance.sanitizers.verdicts import Finding, Verdict, concluded
 
 MODE: Final = "black-box"

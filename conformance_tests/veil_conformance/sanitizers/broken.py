@@ -9,9 +9,9 @@ from typing import Final
 
 import numpy as np
 
+from veil_conformance.program import Fields, Value
 from veil_conformance.sanitizers.base import ILLS, Described, Floats, NoisyMax, PermuteAndFlip
 from veil_conformance.sanitizers.correct import OptimizedOneSided, Tabulated, Toy
-from veil_conformance.sanitizers.subject import Fields, Value
 
 LINE: Final = tuple(f"w{place}" for place in range(12))
 """Words on a line: the distance of two is that of their numbers."""

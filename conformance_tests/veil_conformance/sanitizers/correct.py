@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 import veil_spec
+from veil_conformance.program import Fields, Value
 from veil_conformance.sanitizers.base import WITNESS, Described, NoisyMax, PermuteAndFlip
-from veil_conformance.sanitizers.subject import Fields, Value
 from veil_spec.types import Geometric, Noise, Selection, TwoSidedGeometric
 
 TOY: Final = json.loads((Path(veil_spec.__file__).parent / "toy_table.json").read_text("utf-8"))["parts"]

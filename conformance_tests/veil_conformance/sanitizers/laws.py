@@ -8,7 +8,8 @@ from itertools import count
 from math import ceil, floor, log
 from typing import Final
 
-from veil_conformance.sanitizers.subject import Crashed, Value, short
+from veil_conformance.program import Value, short
+from veil_conformance.sanitizers.subject import Crashed
 from veil_reference.accounting import exact_pmf
 from veil_spec.refusals import Refused
 from veil_spec.types import Geometric, TwoSidedGeometric

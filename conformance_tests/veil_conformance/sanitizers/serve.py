@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Final, TextIO, cast
 
-from veil_conformance.sanitizers.subject import Fields, Sanitizer, Value
+from veil_conformance.program import Fields, Value
+from veil_conformance.sanitizers.subject import Sanitizer
 
 FACTORY: Final = "sanitizer"
 """The factory where a name gives none."""

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from veil_conformance.sanitizers.process import TIMEOUT
+from veil_conformance.program import TIMEOUT
 from veil_conformance.sanitizers.subject import CHUNK, Subject
 
 PROBE: Final = 64

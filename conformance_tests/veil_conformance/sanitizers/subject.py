@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Protocol
 
-Value = bool | int | float | str | Sequence["Value"] | Mapping[str, "Value"] | None
-"""What JSON can say."""
-Fields = Mapping[str, Value]
+from veil_conformance.program import Fields, Value, short
 
 EPSILON_LIMIT: Final = 1000
 """Largest claim that is compared exactly: the series of e**E stays short."""
@@ -102,12 +100,6 @@ class Description:
     def tokens(self) -> tuple[str, ...]:
         """Return every input token, part after part."""
         return tuple(token for part in self.parts for token in part)
-
-
-def short(value: object, limit: int = 60) -> str:
-    """Return a value in one line of at most about `limit` characters."""
-    line = " ".join(repr(value).split())
-    return line if len(line) <= limit else f"{line[:limit]}..."
 
 
 def decimal(value: Value, field: str) -> Fraction:
