@@ -193,12 +193,10 @@ def read_pair(value: Json) -> tuple[int, int]:
 
 
 def read_tape(value: Json, context: Context) -> Tape:
-    """Return a seeded or a listed tape; a listed one is the implementation's own if it claims to have it."""
+    """Return a seeded or a listed tape."""
     if isinstance(value, dict) and set(value) == {"seed"}:
         return context.impl.seeded_tape(digits(value["seed"]))
-    listed = read_listed(fields(value, "listed")["listed"])
-    claimed = "listed_tape" in context.impl.operations
-    return context.impl.listed_tape(listed) if claimed else ListedTape(listed)
+    return ListedTape(read_listed(fields(value, "listed")["listed"]))
 
 
 def write_tape(tape: object) -> Json:
@@ -889,6 +887,11 @@ SIGNATURES: Final[dict[str, tuple[dict[str, str], str]]] = {
 """Each operation's arguments, in order, and its result; `word` is the tape's own method."""
 
 
+def _own(impl: Implementation, tape: Tape) -> Tape:
+    """Return the implementation's own tape with these words."""
+    return impl.listed_tape(tape.words) if isinstance(tape, ListedTape) else tape
+
+
 def run(impl: Implementation, operation: str, given: Json) -> Fields:
     """Return {"output": ...} or {"refusal": ...} of one case; Malformed if the case is."""
     arguments, result = SIGNATURES[operation]
@@ -900,7 +903,7 @@ def run(impl: Implementation, operation: str, given: Json) -> Fields:
         try:
             values = [READERS[kind](stated[name], context) for name, kind in arguments.items()]
             if operation == "word":
-                call, *values = cast(Tape, values[0]).word, *values[1:]
+                call, *values = _own(impl, cast(Tape, values[0])).word, *values[1:]
             made = call(*values)
         except Refused as refused:
             return {"refusal": refused.reason.value}

@@ -90,12 +90,16 @@ def _brief(error: Exception) -> str:
 class Claimed:
     """An implementation as the tests see it: touching an operation that it does not claim skips the test."""
 
-    def __init__(self, implementation: Implementation) -> None:
-        self._implementation = implementation
+    def __init__(self, implementation: Implementation, operations: frozenset[str]) -> None:
+        self._implementation, self._operations = implementation, operations
+        self.touched: set[str] = set()
+        """Operations that were touched since somebody cleared it."""
 
     def __getattr__(self, name: str) -> object:
         """Return an attribute of the implementation; skip if it is an operation that is not claimed."""
-        if name in OPERATIONS and name not in self._implementation.operations:
-            pytest.skip(f"not claimed: {name}")
+        if name in OPERATIONS:
+            self.touched.add(name)
+            if name not in self._operations:
+                pytest.skip(f"not claimed: {name}")
         found: object = getattr(self._implementation, name)
         return found

@@ -3079,7 +3079,7 @@ class Report:
 
 def judge(name: str, requirement: str, subject: Implementation) -> Report:
     """Return what one requirement's properties make of a subject; vectors, which the reference made, rest."""
-    suite = runner.Suite(subject, only=requirement)
+    suite = runner.Suite(subject, only=frozenset({requirement}))
     with contextlib.redirect_stdout(io.StringIO()):
         status = runner.run(suite, "mutants", UNEXPLAINED, FILES[requirement[:3]])
     return Report(name, requirement, tuple(sorted(suite.outcomes[requirement])), status)

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, cast
 
 import hypothesis
@@ -16,12 +15,9 @@ from veil_conformance import fixtures
 from veil_conformance.loading import Claimed
 from veil_conformance.process import NO_FORM, Plugin
 from veil_conformance.program import Trouble
+from veil_conformance.verdicts import ROOT, UNMARKED, Result
 from veil_spec.interface import Implementation
 
-ROOT: Final = Path(__file__).resolve().parent
-"""The suite's own folder: root, configuration and tests."""
-UNMARKED: Final = "SUITE"
-"""Blamed for failures of tests that check the suite itself, and of its collection."""
 FOREIGN: Final = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "CI", "BUILD_NUMBER")
 """Settings of the caller's own tests, which must not change this run.
 
@@ -40,22 +36,33 @@ hypothesis.settings.register_profile(
 
 @dataclass
 class Suite:
-    """The plug-in that gives tests their implementation and collects what became of each requirement."""
+    """The plug-in that gives tests their implementation and collects what became of each."""
 
     implementation: Implementation
-    only: str = ""
-    """Where set, the one requirement to test."""
-    outcomes: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-    """Requirement to outcomes: passed, failed, skipped, error."""
+    only: frozenset[str] = frozenset()
+    """Where not empty, the requirements to test."""
+    operations: frozenset[str] | None = None
+    """Where not None, the operations to test; others count as not claimed."""
+    results: list[Result] = field(default_factory=list)
     troubles: dict[str, list[Trouble]] = field(default_factory=lambda: defaultdict(list))
     """Requirement to what went wrong with the program, if the implementation is one."""
-    left_out: int = 0
-    """Tests that ask for a value that the plug-in protocol has no form for."""
     _requirement: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        claimed = self.implementation.operations
+        self._claimed = Claimed(self.implementation, claimed & (self.operations or claimed))
+
+    @property
+    def outcomes(self) -> dict[str, set[str]]:
+        """Return requirement to outcomes of its tests."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for result in self.results:
+            found[result.requirement].add(result.outcome)
+        return found
 
     def pytest_configure(self, config: pytest.Config) -> None:
         """Leave the implementation where the fixture `impl` finds it."""
-        config.stash[fixtures.SUBJECT] = cast(Implementation, Claimed(self.implementation))
+        config.stash[fixtures.SUBJECT] = cast(Implementation, self._claimed)
 
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Note each test's requirement, and keep those that are asked for."""
@@ -63,43 +70,33 @@ class Suite:
             marker = item.get_closest_marker("requirement")
             self._requirement[item.nodeid] = marker.args[0] if marker else UNMARKED
         if self.only:
-            others = [item for item in items if self._requirement[item.nodeid] != self.only]
+            others = [item for item in items if self._requirement[item.nodeid] not in self.only]
             config.hook.pytest_deselected(items=others)
-            items[:] = [item for item in items if item not in others]
+            items[:] = [item for item in items if self._requirement[item.nodeid] in self.only]
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Note a test file that cannot be read."""
         if report.failed:
-            self.outcomes[UNMARKED].add("error")
+            self.results.append(Result(UNMARKED, frozenset(), "error"))
+
+    def pytest_runtest_logstart(self) -> None:
+        """Forget what the last test asked for."""
+        self._claimed.touched.clear()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note what became of one test."""
-        outcome, requirement = str(report.outcome), self._requirement[report.nodeid]
+        requirement = self._requirement[report.nodeid]
         if isinstance(self.implementation, Plugin):
             self.troubles[requirement] += self.implementation.troubles
             self.implementation.troubles.clear()
-        if outcome == "skipped" and NO_FORM in str(report.longrepr):
-            self.left_out += 1
-            self.outcomes[requirement].add("left out")
-        elif report.when == "call" or outcome != "passed":
-            broken = report.when != "call" and outcome == "failed"
-            self.outcomes[requirement].add("error" if broken else outcome)
-
-    def verdicts(self) -> dict[str, str]:
-        """Return PASS, FAIL or NOT CLAIMED for each requirement, in order."""
-        return {name: verdict(self.outcomes[name]) for name in sorted(self.outcomes, key=_order)}
+        if report.when == "call" or report.outcome != "passed":
+            self.results.append(Result(requirement, frozenset(self._claimed.touched), _outcome(report)))
 
 
-def verdict(outcomes: set[str]) -> str:
-    """Return PASS only if every test passed that was not left out, and at least one."""
-    if outcomes & {"failed", "error"}:
-        return "FAIL"
-    return "PASS" if "passed" in outcomes and "skipped" not in outcomes else "NOT CLAIMED"
-
-
-def _order(name: str) -> tuple[str, int]:
-    area, _, number = name.partition("-R")
-    return area, int(number or 0)
+def _outcome(report: pytest.TestReport) -> str:
+    if report.outcome == "skipped" and NO_FORM in str(report.longrepr):
+        return "left out"
+    return "error" if report.when != "call" and report.outcome == "failed" else str(report.outcome)
 
 
 @contextmanager

@@ -182,13 +182,28 @@ def test_pads_come_from_the_stream_of_group_and_step(
     assert lists(impl.pad(tape, group, step, 1, 3, modulus)) == [list(elements)]
 
 
+NO_STREAM = [(2**32, 0), (0, 2**32), (-1, 0), (0, -1)]
+"""(group, step) of no pad."""
+
+
 @pytest.mark.requirement("RMO-R6")
-@pytest.mark.parametrize(("group", "step"), [(2**32, 0), (0, 2**32), (-1, 0), (0, -1)])
+@pytest.mark.parametrize(("group", "step"), NO_STREAM)
 def test_pads_without_a_stream_are_refused(impl: Implementation, group: int, step: int) -> None:
     tape = impl.seeded_tape(SEED)
     assert refusal(impl.pad, tape, group, step, 1, 1, SMALLEST) == Refusal.STREAM_OUT_OF_RANGE
-    basis = [[1, 2]]
-    assert refusal(impl.rank_pad, tape, basis, group, step, 1, SMALLEST) == Refusal.STREAM_OUT_OF_RANGE
+
+
+@pytest.mark.requirement("RMO-R6")
+@pytest.mark.parametrize(("group", "step"), NO_STREAM)
+def test_the_papers_pads_without_a_stream_are_refused(impl: Implementation, group: int, step: int) -> None:
+    tape = impl.seeded_tape(SEED)
+    assert refusal(impl.rank_pad, tape, [[1, 2]], group, step, 1, SMALLEST) == Refusal.STREAM_OUT_OF_RANGE
+
+
+@pytest.mark.requirement("RMO-R6")
+@pytest.mark.parametrize(("group", "step"), NO_STREAM)
+def test_noise_without_a_stream_is_refused(impl: Implementation, group: int, step: int) -> None:
+    tape, basis = impl.seeded_tape(SEED), [[1, 2]]
     assert refusal(impl.lwe_mask, tape, basis, group, step, [[0, 0]]) == Refusal.STREAM_OUT_OF_RANGE
     assert refusal(impl.lwe_unmask, tape, basis, basis, group, step, 2) == Refusal.STREAM_OUT_OF_RANGE
 
