@@ -103,6 +103,6 @@ fidelity: $(VENV)/minilm build/models/smollm2 ## real models: the same bits in e
 vectors: $(INSTALLED) ## regenerate the test vectors
 	$(BIN)/python -m veil_conformance.generate
 
-spec: $(INSTALLED) ## regenerate spec/TRACEABILITY.md, and the tables of the plug-in protocol in spec/wire.md
-	$(BIN)/python conformance_tests/protocol_page.py --write
+spec: $(INSTALLED) ## regenerate spec/TRACEABILITY.md, the tables of the plug-in protocol and the checklists of classes
+	$(BIN)/python conformance_tests/made_pages.py --write
 	$(BIN)/python conformance_tests/traceability.py --write

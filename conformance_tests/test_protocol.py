@@ -1,7 +1,8 @@
-"""The plug-in protocol as spec/wire.md states it: its tables and schema are made, its examples are run."""
+"""The plug-in protocol as spec/wire.md states it, and the classes: pages are made, and examples are run."""
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -9,8 +10,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-import protocol_page
+import made_pages
+import traceability
 from veil_conformance import codec, protocol
+from veil_conformance.classes import CLASSES
+from veil_conformance.loading import OPERATIONS
 from veil_reference import implementation
 from veil_spec import __version__
 from veil_spec.architecture import DecoderShape, EncoderShape, Rotation
@@ -18,21 +22,35 @@ from veil_spec.architecture import DecoderShape, EncoderShape, Rotation
 LINE = re.compile(r'^\{"id".*\}$', re.MULTILINE)
 
 
-def test_the_tables_and_the_schema_are_current(root: Path) -> None:
-    assert protocol_page.problems(root) == []
+def test_made_pages_are_current(root: Path) -> None:
+    assert made_pages.problems(root) == []
 
 
-def test_a_table_that_is_not_current_is_noticed(root: Path, tmp_path: Path) -> None:
-    for name, text in protocol_page.made(root).items():
+def test_a_page_that_is_not_current_is_noticed(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "spec", tmp_path / "spec")
+    for name, text in made_pages.made(root).items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.replace("candidate", "candydate"), "utf-8")
-    assert len(protocol_page.problems(tmp_path)) == 2
+    (tmp_path / "conformance_tests" / "classes" / "NMX-Old.md").write_text("# NMX-Old\n", "utf-8")
+    found = made_pages.problems(tmp_path)
+    assert "spec/wire.md is not current: run make spec" in found
+    assert "conformance_tests/classes/NMX-Paper.md is not current: run make spec" in found
+    assert "conformance_tests/classes/NMX-Old.md belongs to no class: remove it" in found
+    assert len(found) < 2 + len(CLASSES)
 
 
-def test_a_page_without_a_place_for_a_table_is_refused() -> None:
-    with pytest.raises(ValueError, match="0 places for values"):
-        protocol_page.filled("# A page\n", {"values": "| a |"})
+@pytest.mark.parametrize("page", ["# A page\n", made_pages.MARK.format("values"), made_pages.END])
+def test_a_page_without_a_place_for_a_table_is_refused(page: str) -> None:
+    with pytest.raises(ValueError, match="not one place for values"):
+        made_pages.filled(page, {"values": "| a |"})
+
+
+def test_every_requirement_belongs_to_a_class_and_each_class_to_the_spec(root: Path) -> None:
+    specified = {each.id for each in traceability.requirements(traceability.read(root)) if each.kind == "R"}
+    assert {name for each in CLASSES.values() for name in each.requirements} == specified
+    assert {name for each in CLASSES.values() for name in each.operations} <= OPERATIONS
+    assert OPERATIONS | {"word"} == set(codec.SIGNATURES)
 
 
 def test_every_operation_and_every_kind_is_described() -> None:

@@ -15,8 +15,8 @@ from veil_conformance.program import TIMEOUT
 from veil_conformance.verdicts import Report, Unreadable, read_known
 from veil_spec.interface import Implementation
 
-EXIT = """exit status: 0 if all that is claimed holds, but for known failures; 1 if not, or if a known failure is
-stale; 2 if there is nothing to test, or an option or a file is wrong"""
+EXIT = """exit status: 0 if all that is claimed holds, but for known failures; 1 if not, or if a known failure
+is stale; 2 if there is nothing to test, or an option or a file is wrong"""
 
 
 class Wrong(Exception):
@@ -42,9 +42,14 @@ def parser() -> argparse.ArgumentParser:
         "--known-failures", type=Path, metavar="FILE", help="lines of a requirement and a reason"
     )
     options.add_argument("--junit", metavar="FILE", help="also write a JUnit report")
-    seconds = {"type": _seconds, "metavar": "SECONDS"}
-    options.add_argument("--timeout", default=TIMEOUT, help="a program's time for one answer", **seconds)
-    options.add_argument("--start-timeout", default=START, help="a program's time to start", **seconds)
+    for name, default, what in (("", TIMEOUT, "for one answer"), ("start-", START, "to start")):
+        options.add_argument(
+            f"--{name}timeout",
+            type=_seconds,
+            default=default,
+            metavar="SECONDS",
+            help=f"a program's time {what}, {default:g} where it is not given",
+        )
     return options
 
 

@@ -87,8 +87,8 @@ CLASSES: Final = {
             "MDL-Llama",
             "Quantises, reads and runs decoders.",
             _ids("MDL", *range(1, 14)),
-            "quantise_weights quantise_gains logits greedy attention_score head_norm quantise rms_norm rotate "
-            "silu softmax_average",
+            "quantise_weights quantise_gains logits greedy attention_score head_norm quantise rms_norm "
+            "rotate silu softmax_average",
         ),
         _class(
             "MDL-BERT",

@@ -1,4 +1,4 @@
-"""What a run says in the end: a verdict for each requirement and each class, and which failures were known."""
+"""What a run says in the end: verdicts on requirements and classes, and which failures were known."""
 
 import hashlib
 import re
@@ -141,7 +141,7 @@ class Report:
 
     @property
     def holds(self) -> bool:
-        """Return whether nothing failed that was not known, something passed, and no known failure is stale."""
+        """Return whether something passed, all that failed was known, and no known failure is stale."""
         said = set(self.found.values())
         complete = self.status in ENDS and (self.status == 0 or "KNOWN" in said)
         return complete and "PASS" in said and "FAIL" not in said and not self.stale
@@ -156,7 +156,7 @@ class Report:
             yield f"{name} is listed as a known failure and is {self.found[name]}: remove it from the list"
         left = sum(result.outcome == "left out" for result in self.results)
         if left:
-            yield f"{left} tests were left out: the plug-in protocol has no form for the values that they ask for"
+            yield f"{left} tests were left out: the plug-in protocol has no form for their values"
         for each in self.classes:
             said = class_verdict(each, self.claimed, self.results) if self.status in ENDS else "FAIL"
             yield badge(each.name, said)
