@@ -1,4 +1,4 @@
-"""Verdicts on requirements and classes, known failures, the suite's hash, and the command line around them."""
+"""Verdicts on requirements and classes, known failures, the suite's hash, and the command line."""
 
 import os
 import shutil
@@ -201,33 +201,15 @@ def wrong():
     return Wrong()
 """
 KNOWN = "ACC-R16 costs are not counted yet\n"
+BUDGETS = "--class ACC-Budget"
+LISTED = f"{BUDGETS} --known-failures known"
 RUNS = {
-    "right": ("", "--class ACC-Budget", 0, f"Veil {__version__} · ACC-Budget PASS · suite {suite_digest()}"),
-    "wrong": (":wrong", "--class ACC-Budget", 1, "ACC-R16 FAIL"),
-    "known": (
-        ":wrong",
-        "--class ACC-Budget --known-failures known",
-        0,
-        "ACC-R16 KNOWN (costs are not counted yet)",
-    ),
-    "stale": (
-        "",
-        "--class ACC-Budget --known-failures known",
-        1,
-        "ACC-R16 is listed as a known failure and is PASS",
-    ),
-    "unknown class": (
-        "",
-        "--class ACC-Credit",
-        2,
-        "--class: there is no class ACC-Credit: choose one of TAP, ",
-    ),
-    "not claimed": (
-        "",
-        "--class MDL-Sampling",
-        2,
-        "--class: partial does not claim MDL-Sampling: it lacks exp2, ",
-    ),
+    "right": ("", BUDGETS, 0, badge("ACC-Budget", "PASS")),
+    "wrong": (":wrong", BUDGETS, 1, "ACC-R16 FAIL"),
+    "known": (":wrong", LISTED, 0, "ACC-R16 KNOWN (costs are not counted yet)"),
+    "stale": ("", LISTED, 1, "ACC-R16 is listed as a known failure and is PASS"),
+    "unknown class": ("", "--class ACC-Credit", 2, "--class: there is no class ACC-Credit: choose one of "),
+    "not claimed": ("", "--class FXP", 2, "--class: partial does not claim FXP: it lacks attention_score, "),
     "no file": ("", "--known-failures none", 2, "--known-failures: none: it cannot be read as text"),
     "no form": ("", "--known-failures theirs.py", 2, "--known-failures: theirs.py:2: write a requirement"),
     "no time": ("", "--timeout 0", 2, "argument --timeout: invalid"),
