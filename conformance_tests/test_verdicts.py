@@ -212,8 +212,8 @@ RUNS = {
     "not claimed": ("", "--class FXP", 2, "--class: partial does not claim FXP: it lacks attention_score, "),
     "no file": ("", "--known-failures none", 2, "--known-failures: none: it cannot be read as text"),
     "no form": ("", "--known-failures theirs.py", 2, "--known-failures: theirs.py:2: write a requirement"),
-    "no time": ("", "--timeout 0", 2, "argument --timeout: invalid"),
-    "no start": ("", "--start-timeout nan", 2, "argument --start-timeout: invalid"),
+    "no time": ("", "--timeout 0", 2, "argument --timeout: give seconds, above 0"),
+    "no start": ("", "--start-timeout nan", 2, "argument --start-timeout: give seconds, above 0"),
 }
 
 

@@ -4,6 +4,7 @@ NAME is `module[:factory]`, or `exec:PROGRAM ARGUMENTS` for a program that speak
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +25,10 @@ class Wrong(Exception):
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 10**6:
-        raise ValueError
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) <= 10**6:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"give seconds, above 0 and at most a million, not {text!r}")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -153,12 +153,16 @@ def write_word(value: int) -> str:
     return value.to_bytes(8, "little", signed=True).hex()
 
 
+ROWS_LIMIT: Final = 2**20
+"""Most rows of a matrix without columns: its words do not bound them."""
+
+
 def read_elements(value: Json, modulus: int) -> list[list[int]]:
     """Return a matrix of field elements."""
     matrix = fields(value, "shape", "words")
     rows, columns = read_pair(matrix["shape"])
     width = width_of(modulus)
-    if min(rows, columns) < 0:
+    if min(rows, columns) < 0 or (rows > ROWS_LIMIT and not columns):
         raise Malformed(f"not the shape of a matrix: {matrix['shape']!r}")
     data = digits(matrix["words"], rows * columns * width)
     flat = [int.from_bytes(data[i : i + width], "little") for i in range(0, len(data), width)]
@@ -278,7 +282,7 @@ NOISES: Final[dict[str, type[Geometric] | type[TwoSidedGeometric]]] = {
 def read_noise(value: Json, context: Context) -> Noise:
     """Return a noise."""
     noise = fields(value, "kind", "alpha")
-    if noise["kind"] not in NOISES:
+    if text(noise["kind"]) not in NOISES:
         raise Malformed(f"not a kind of noise: {noise['kind']!r}")
     return NOISES[text(noise["kind"])](ratio(noise["alpha"]))
 
