@@ -4,10 +4,12 @@ import contextlib
 import io
 import json
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +17,7 @@ import hypothesis
 import jsonschema
 import pytest
 
+from veil_conformance import __main__ as command_line
 from veil_conformance import loading, process, program, runner
 from veil_conformance.codec import SIGNATURES, Fields, Json
 from veil_conformance.process import Limits, Plugin
@@ -31,10 +34,10 @@ SHORT = 20_000
 """Most characters of those: a schema takes seconds for a million integers."""
 
 
-def follows(name: str, value: object) -> None:
-    """Return nothing if a line follows a definition of the schema."""
-    definition = SCHEMA | {"anyOf": [{"$ref": f"#/$defs/{name}"}]}
-    jsonschema.Draft202012Validator(definition).validate(value)
+@cache
+def validator(name: str) -> jsonschema.Draft202012Validator:
+    """Return what holds a line against a definition of the schema."""
+    return jsonschema.Draft202012Validator(SCHEMA | {"anyOf": [{"$ref": f"#/$defs/{name}"}]})
 
 
 class Watched(Plugin):
@@ -51,8 +54,8 @@ class Watched(Plugin):
         short = len(json.dumps([given, output])) <= SHORT
         self.counts[operation] += short
         if short and self.counts[operation] <= SEEN:
-            follows(f"{operation}.request", {"id": 1, "operation": operation, "input": given})
-            follows(f"{operation}.output", {"id": 1, "output": output})
+            validator(f"{operation}.request").validate({"id": 1, "operation": operation, "input": given})
+            validator(f"{operation}.output").validate({"id": 1, "output": output})
         return output
 
 
@@ -95,6 +98,30 @@ def test_the_reference_behind_the_protocol_has_its_verdicts() -> None:
     outcomes = Counter(result.outcome for result in suite.results)
     assert set(outcomes) == {"passed", "left out"} and outcomes["left out"] < outcomes["passed"] // 20
     assert set(plugin.counts) == {"describe", *SIGNATURES}
+
+
+MIXED = """
+import pytest
+
+@pytest.mark.requirement("MDL-R10")
+def test_two_in_one(impl):
+    assert impl.greedy([1]) == 0
+    assert impl.greedy([2**60]) == 0
+
+@pytest.mark.requirement("MDL-R10")
+def test_one(impl):
+    assert impl.greedy([2**60]) == 0
+"""
+
+
+def test_a_test_that_is_left_out_half_way_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "test_mixed.py").write_text(MIXED, "utf-8")
+    plugin = Watched(f"{SERVED} veil_reference")
+    suite = Watch(cast(Implementation, plugin))
+    quietly(suite, str(tmp_path / "test_mixed.py"))
+    plugin.close()
+    assert [name.split("::")[1] for name in suite.mixed] == ["test_two_in_one"]
+    assert verdicts(suite.results) == {"MDL-R10": "NOT CLAIMED"}
 
 
 THEIRS = """
@@ -197,6 +224,18 @@ def test_a_program_that_fails_is_told_as_such_and_never_passed(tmp_path: Path, f
     assert FAULTS[fault] in said and "\n" not in said and len(said) < 400
     assert re.match(r" \(4 (CRASHED|TIMEOUT|GARBAGE); first \1: greedy: ", said)
     assert 'The input was {"row": [' in printed
+
+
+def test_a_property_ends_where_the_program_does_and_is_not_shrunk(tmp_path: Path) -> None:
+    name = stand(tmp_path, "if operation == 'greedy' and len(given['row']) > 1:\n        sys.exit(3)")
+    plugin = loading.load(name)
+    suite = runner.Suite(plugin, frozenset({"MDL-R10"}))
+    printed = quietly(suite, "test_model.py", profile="ci")
+    cast(Plugin, plugin).close()
+    assert [str(trouble) for trouble in suite.troubles["MDL-R10"]] == [
+        "greedy: the program ended with status 3"
+    ]
+    assert verdicts(suite.results) == {"MDL-R10": "FAIL"} and 'The input was {"row": [' in printed
 
 
 def test_a_program_is_started_anew_a_stated_number_of_times(tmp_path: Path) -> None:
@@ -309,3 +348,33 @@ def test_a_value_that_its_own_type_refuses_is_no_refusal_of_the_program(tmp_path
     cast(Plugin, plugin).close()
     assert verdicts(suite.results) == {"NMX-R7": "FAIL"}
     assert "is out of range: ALPHA_OUT_OF_RANGE" in why(suite.troubles["NMX-R7"])
+
+
+FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(root: Path, language: str) -> list[str]:
+    """Return the fenced blocks of the README in a language."""
+    page = (root / "conformance_tests" / "README.md").read_text("utf-8")
+    return [text for name, text in FENCED.findall(page) if name == language]
+
+
+def test_the_program_of_the_readme_passes_what_it_claims(root: Path, tmp_path: Path) -> None:
+    text = next(block for block in blocks(root, "python") if '"greedy"' in block)
+    (tmp_path / "greedy.py").write_text(text, "utf-8")
+    plugin = loading.load(f"exec:{sys.executable} {tmp_path / 'greedy.py'}")
+    suite = runner.Suite(plugin, frozenset({"MDL-R10", "MDL-R9"}))
+    quietly(suite, "test_model.py", "test_vectors.py")
+    cast(Plugin, plugin).close()
+    assert verdicts(suite.results) == {"MDL-R10": "PASS", "MDL-R9": "NOT CLAIMED"}
+
+
+def test_the_commands_of_the_readme_have_the_options_that_there_are(root: Path) -> None:
+    lines = [line for block in blocks(root, "sh") for line in block.splitlines()]
+    read = [command_line.parser().parse_args(shlex.split(line)[3:]) for line in lines]
+    assert [options.impl for options in read] == [
+        "module:factory",
+        "exec:./program arguments",
+        "exec:./program",
+    ]
+    assert (str(read[2].known_failures), read[2].junit) == ("known_failures", "report.xml")

@@ -82,6 +82,34 @@ def test_the_examples_of_the_page_are_what_the_reference_answers(root: Path) -> 
     assert asked == ["describe", "word", "select", "select", "mask", "exact_pmf"]
 
 
+GREEDY = {"id": 1, "operation": "greedy", "input": {"row": [1]}}
+NO_LINES: dict[str, object] = {
+    "unknown field": GREEDY | {"more": 1},
+    "unknown argument": GREEDY | {"input": {"row": [1], "more": 1}},
+    "missing argument": GREEDY | {"input": {}},
+    "missing field": {"id": 1, "operation": "greedy"},
+    "float": GREEDY | {"input": {"row": [0.5]}},
+    "large": GREEDY | {"input": {"row": [2**53]}},
+    "unknown operation": GREEDY | {"operation": "fly"},
+    "text for an id": GREEDY | {"id": "1"},
+    "no id": {"output": 1},
+    "both": {"id": 1, "output": 1, "refusal": "WOULD_WRAP"},
+    "neither": {"id": 1},
+    "unknown refusal": {"id": 1, "refusal": "NO_SUCH_NAME"},
+    "odd digits": {"id": 1, "output": "abc"},
+    "list": [GREEDY],
+}
+
+
+@pytest.mark.parametrize("name", NO_LINES)
+def test_the_schema_refuses_what_is_no_line(name: str) -> None:
+    schema = json.loads(protocol.schema())
+    request = jsonschema.Draft202012Validator(schema | {"anyOf": [protocol.refer("greedy.request")]})
+    output = jsonschema.Draft202012Validator(schema | {"anyOf": [protocol.refer("greedy.output")]})
+    assert request.is_valid(GREEDY) and output.is_valid({"id": 1, "output": 0})
+    assert not request.is_valid(NO_LINES[name]) and not output.is_valid(NO_LINES[name])
+
+
 @pytest.mark.parametrize("shape", [DecoderShape, EncoderShape, Rotation])
 def test_the_page_names_every_field_of_a_shape(root: Path, shape: type) -> None:
     page = (root / "spec/model.md").read_text("utf-8")

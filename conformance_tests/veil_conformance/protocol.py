@@ -129,7 +129,7 @@ KINDS: Final[dict[str, Kind]] = {
     "kind": Kind("the name of a kind of frame, as above", names(k.name for k in FrameKind)),
     "precision": Kind("`w16a16` or `w8a16`", names(Precision)),
     "fraction": Kind(
-        'a rational: `"num/den"`, decimal, in lowest terms, den at least 1; 0 is `"0/1"`',
+        'a rational: `"num/den"`, decimal, of any length, in lowest terms, den at least 1; 0 is `"0/1"`',
         {"type": "string", "pattern": "^(0|-?[1-9][0-9]*)/[1-9][0-9]*$"},
     ),
     "ratio": Kind("a rational or `null`", either(FRACTION, NULL)),
