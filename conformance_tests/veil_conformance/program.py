@@ -178,7 +178,7 @@ class Program:
             status = f"ended with status {self._child.wait(GRACE)}"
         except subprocess.TimeoutExpired:
             status = "closed its standard input or output"
-        self._errors.seek(0)
-        lines = self._errors.read()[-READ:].decode("utf-8", "replace").strip().splitlines()
+        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - READ))
+        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
         said = f": {' '.join(lines[-1].split())[:200]}" if lines else ""
         return f"the program {status}{said}"

@@ -154,9 +154,10 @@ class Report:
                 yield f"{name} {said}{reason}"
         for name in self.stale:
             yield f"{name} is listed as a known failure and is {self.found[name]}: remove it from the list"
-        left = sum(result.outcome == "left out" for result in self.results)
+        left = [result.requirement for result in self.results if result.outcome == "left out"]
         if left:
-            yield f"{left} tests were left out: the plug-in protocol has no form for their values"
+            named = ", ".join(sorted(set(left), key=_order))
+            yield f"{len(left)} tests were left out, of {named}: the plug-in protocol has no form for their values"
         for each in self.classes:
             said = class_verdict(each, self.claimed, self.results) if self.status in ENDS else "FAIL"
             yield badge(each.name, said)
