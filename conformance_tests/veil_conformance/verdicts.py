@@ -157,7 +157,8 @@ class Report:
         left = [result.requirement for result in self.results if result.outcome == "left out"]
         if left:
             named = ", ".join(sorted(set(left), key=_order))
-            yield f"{len(left)} tests were left out, of {named}: the plug-in protocol has no form for their values"
+            why_left = "the plug-in protocol has no form for their values"
+            yield f"{len(left)} tests were left out, of {named}: {why_left}"
         for each in self.classes:
             said = class_verdict(each, self.claimed, self.results) if self.status in ENDS else "FAIL"
             yield badge(each.name, said)
