@@ -22,7 +22,7 @@ from example_mutants import LANGUAGES, Language, Program
 from veil_spec import __version__
 
 TOOLS: Final = {"c": "cc", "javascript": "node"}
-DAMAGED: Final = 300
+DAMAGED: Final = 100
 """Lines with a wrong byte, cut short or with a part twice."""
 LINES: Final = 600
 """A C source is shorter: an auditor reads it in one sitting."""

@@ -265,7 +265,7 @@ enum outcome { DECIDED, UNDECIDED, TOO_COARSE };
 /* U begins with the `known` limbs u, which leave it an interval. Walk down the powers of alpha from 1, each
  * between two numbers of `limbs` limbs, to the first that is not surely above the interval. If it is surely
  * not above u, U is below all powers before it and not below this one: the draw is the number of the last.
- * If both numbers begin alike, they begin like u, and the power is inside. Otherwise more limbs are needed. */
+ * If both numbers begin alike, they begin like u: the power is inside. Otherwise more limbs are needed. */
 static enum outcome walk(const uint32_t *u, size_t known, size_t limbs, struct noise noise, int64_t *draw) {
     uint32_t *least = take(limbs, sizeof *u), *most = take(limbs, sizeof *u), *low = take(limbs, sizeof *u);
     memcpy(low, u, known * sizeof *u);
