@@ -115,7 +115,7 @@ def test_every_wrong_line_of_arithmetic_is_caught(example: Example) -> None:
     found = {(mutant.text, mutant.old, mutant.new) for mutant in alive}
     unexplained = [str(mutant) for mutant in alive if (mutant.text, mutant.old, mutant.new) not in known]
     print(f"{example.name}: {made - len(alive)} of {made} mutants caught, {len(known)} explained")
-    assert made > 500
+    assert made > 300
     assert not unexplained, "\n".join(unexplained)
     assert not set(known) - found, "explained, but caught or gone"
 
