@@ -93,6 +93,19 @@ CASES: Final = (
     # TAP-R7: a listed tape is made
     _case("listed_tape", None, words=_listed("test", 3, (5, 6))["listed"]),
     _case("listed_tape", None, words=[]),
+    _case(
+        "word", _digits(5, 8), tape=_listed("test", 3, (5,)), domain="test", stream=_digits(0, 14), index=3
+    ),
+    # NMX-R3: one candidate
+    _case(
+        "select",
+        {"index": 0},
+        scores=[-7],
+        noise={"kind": "geometric", "alpha": "1/2"},
+        tape=_listed("nmx.noise", 0, (2**63,)),
+        token=0,
+        document=0,
+    ),
     # NMX-R1: a power of alpha just above the interval, where 64 bits rounded down at each step put it inside
     _draw(2, "2/3", 0x71C71C71C71C71C6),
     _draw(3, "9/10", 0xBA9FBE76C8B43957),
