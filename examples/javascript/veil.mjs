@@ -70,7 +70,7 @@ const readWords = (bytes) => Array.from({ length: bytes.length / 4 }, (_, i) => 
 
 const SIGMA = readWords(Buffer.from("expand 32-byte k", "ascii"));
 
-/** Returns the 16 words of 32 bits of a ChaCha20 block (RFC 8439, section 2.3); the nonce is three such words. */
+/** Returns a ChaCha20 block as 16 words of 32 bits (RFC 8439, section 2.3); the nonce is three such words. */
 function chachaBlock(key, counter, nonce) {
   const start = Uint32Array.from([...SIGMA, ...readWords(key), counter, ...nonce]);
   const state = start.slice();
@@ -109,21 +109,16 @@ class SeededTape {
 
 /** A finite map from addresses to words. TAP-R7. */
 class ListedTape {
-  constructor() {
-    this.words = new Map();
-  }
-
-  static place = (domain, stream, index) => `${domain} ${stream} ${index}`;
-
-  list(domain, stream, index, word) {
-    this.words.set(ListedTape.place(domain, stream, index), word);
+  /** `listed` has lists of a word, its domain, its stream and its index. */
+  constructor(listed) {
+    this.words = new Map(listed.map(([word, ...address]) => [address.join(), word]));
   }
 
   /** Returns the listed word. Refuses: TAPE_EXHAUSTED. */
-  word(domain, stream, index) {
-    const place = ListedTape.place(domain, stream, index);
-    refuseUnless(this.words.has(place), "TAPE_EXHAUSTED");
-    return this.words.get(place);
+  word(...address) {
+    const word = this.words.get(address.join());
+    refuseUnless(word !== undefined, "TAPE_EXHAUSTED");
+    return word;
   }
 }
 
@@ -140,7 +135,7 @@ function fieldElement(tape, domain, stream, index, modulus) {
   return candidate;
 }
 
-/** Returns the `count` elements from `start` on. TAP-R3 to R5. Refuses: STREAM_OUT_OF_RANGE, COUNTER_OVERFLOW. */
+/** Returns `count` elements from `start` on. TAP-R3 to R5. Refuses: STREAM_OUT_OF_RANGE, COUNTER_OVERFLOW. */
 function fieldElements(tape, domain, stream, start, count, modulus) {
   refuseUnless(isBelow(stream, CALLER_STREAM_LIMIT), "STREAM_OUT_OF_RANGE");
   refuseUnless(isBelow(start, ELEMENT_LIMIT) && start + count <= ELEMENT_LIMIT, "COUNTER_OVERFLOW");
@@ -150,7 +145,7 @@ function fieldElements(tape, domain, stream, start, count, modulus) {
 // Noisy max (spec/noisy_max.md)
 
 /** Returns the noise with alpha = a / b, which is in lowest terms. NMX-R7. Refuses: ALPHA_OUT_OF_RANGE. */
-function makeNoise(a, b, twoSided) {
+function makeNoise([a, b], twoSided) {
   refuseUnless(a > 0n && a < b && b <= ALPHA_DENOMINATOR_LIMIT, "ALPHA_OUT_OF_RANGE");
   return { a, b, twoSided };
 }
@@ -213,7 +208,7 @@ function geometric(noise, tape, stream, index) {
 }
 
 /** Returns the noise of one candidate, an integer. NMX-R2. Refuses: STREAM_OUT_OF_RANGE. */
-function sample(noise, tape, token, candidate, document) {
+function sample(noise, tape, token, document, candidate) {
   const known = isBelow(token, TOKEN_LIMIT) && isBelow(candidate, CANDIDATE_LIMIT);
   refuseUnless(known && isBelow(document, DOCUMENT_LIMIT), "STREAM_OUT_OF_RANGE");
   const stream = (BigInt(document) << DOCUMENT_SHIFT) + BigInt(2 * candidate);
@@ -226,7 +221,7 @@ function select(scores, noise, tape, token, document) {
   refuseUnless(scores.length > 0, "SCORES_EMPTY");
   refuseUnless(!(CANDIDATE_LIMIT in scores), "SCORE_OUT_OF_RANGE");
   refuseUnless(scores.every((score) => Math.abs(score) <= SCORE_LIMIT), "SCORE_OUT_OF_RANGE");
-  const noisy = scores.map((score, candidate) => score + sample(noise, tape, token, candidate, document));
+  const noisy = scores.map((score, candidate) => score + sample(noise, tape, token, document, candidate));
   return noisy.reduce((best, value, index) => (value > noisy[best] ? index : best), 0);
 }
 
@@ -325,10 +320,18 @@ function unmask(product, correction, modulus) {
   return product.map((row, i) => row.map((y, j) => Number(centred(residue(y - correction[i][j], modulus)))));
 }
 
-// Values on the wire, as in the vector files
+// Values on the wire (spec/wire.md, "Values")
 
 function wellFormed(holds, what) {
   if (!holds) throw new Malformed(what);
+}
+
+/** Returns the values of an object with exactly these fields, in their order, each read by its reader. */
+function readFields(value, readers) {
+  const names = Object.keys(readers);
+  const found = value instanceof Object && names.every((name) => Object.hasOwn(value, name));
+  wellFormed(found && Object.keys(value).length === names.length, `the fields are not: ${names}`);
+  return names.map((name) => readers[name](value[name], value));
 }
 
 function readInteger(value) {
@@ -336,15 +339,34 @@ function readInteger(value) {
   return value;
 }
 
-function readList(value, readItem) {
-  wellFormed(Array.isArray(value), "a list is missing");
-  return value.map(readItem);
+function readBoolean(value) {
+  wellFormed(typeof value === "boolean", "true or false is missing");
+  return value;
 }
 
-const readIntegerRows = (value) => readList(value, (row) => readList(row, readInteger));
+function readText(value) {
+  wellFormed(typeof value === "string", "a text is missing");
+  return value;
+}
+
+function readList(value, readItem) {
+  wellFormed(Array.isArray(value), "a list is missing");
+  return value.map((item) => readItem(item));
+}
+
+const readRow = (value) => readList(value, readInteger);
+
+const readRows = (value) => readList(value, readRow);
+
+function readPair(value) {
+  wellFormed(Array.isArray(value) && value.length === 2, "a pair is missing");
+  return readRow(value);
+}
+
+const readPairs = (value) => readList(value, readPair);
 
 function readBytes(value) {
-  const bytes = Buffer.from(String(value), "hex");
+  const bytes = Buffer.from(readText(value), "hex");
   wellFormed(bytes.toString("hex") === value, "bytes in hexadecimal are missing");
   return bytes;
 }
@@ -354,10 +376,9 @@ const fromLittleEndian = (bytes) => BigInt(`0x0${Buffer.from(bytes).reverse().to
 
 const hexadecimal = (value) => value.toString(16);
 
-/** Returns an integer below 256^length as little-endian bytes. */
-function littleEndian(value, length) {
-  return Buffer.from(hexadecimal(value).padStart(2 * length, "0"), "hex").reverse();
-}
+/** Returns an integer below 256^length as the digits of its little-endian bytes. */
+const writeDigits = (value, length) =>
+  Buffer.from(hexadecimal(value).padStart(2 * length, "0"), "hex").reverse().toString("hex");
 
 /** Returns the word or stream; a stream below 0 reads as one of 2^111 or more, and is refused like it. */
 const readWide = (value) => fromLittleEndian(readBytes(value));
@@ -367,7 +388,7 @@ const readModulus = (value) => (typeof value === "string" ? readWide(value) : Bi
 
 /** Returns the numerator and the denominator of a rational "num/den". */
 function readRational(value) {
-  const [numerator, denominator] = String(value).split("/").map(BigInt);
+  const [numerator, denominator] = readText(value).split("/").map(BigInt);
   wellFormed(`${numerator}/${denominator}` === value, "a rational is missing");
   return [numerator, denominator];
 }
@@ -375,33 +396,30 @@ function readRational(value) {
 const NOISE_KINDS = ["geometric", "two-sided"];
 
 function readNoise(value) {
-  wellFormed(NOISE_KINDS.includes(value.kind), "a kind of noise is missing");
-  return makeNoise(...readRational(value.alpha), value.kind === "two-sided");
+  const [kind, alpha] = readFields(value, { kind: readText, alpha: readRational });
+  wellFormed(NOISE_KINDS.includes(kind), "a kind of noise is missing");
+  return makeNoise(alpha, kind === "two-sided");
 }
 
 const writeNoise = ({ twoSided, a, b }) => ({ kind: NOISE_KINDS[Number(twoSided)], alpha: `${a}/${b}` });
 
-function readDomain(value) {
-  wellFormed(typeof value === "string", "a domain is missing");
-  return value;
-}
+const ADDRESS = { domain: readText, stream: readWide, index: readInteger };
+
+const readListed = (value) =>
+  new ListedTape(readList(value, (item) => readFields(item, { word: readWide, ...ADDRESS })));
 
 function readTape(value) {
-  if ("seed" in value) return new SeededTape(readBytes(value.seed));
-  const tape = new ListedTape();
-  readList(value.listed, ({ domain, stream, index, word }) =>
-    tape.list(readDomain(domain), readWide(stream), readInteger(index), readWide(word)),
-  );
-  return tape;
+  if ("seed" in value) return new SeededTape(...readFields(value, { seed: readBytes }));
+  return readFields(value, { listed: readListed })[0];
 }
 
 /** Returns how many bytes an element of a field takes. */
 const elementBytes = (modulus) => Math.ceil(hexadecimal(modulus).length / 2);
 
-function readElementRows(value, modulus) {
-  const [rows, columns] = readList(value.shape, readInteger);
-  const bytes = readBytes(value.words);
-  const width = elementBytes(modulus);
+/** Returns rows of elements of the field that the same request names. */
+function readElements(value, request) {
+  const [[rows, columns], bytes] = readFields(value, { shape: readPair, words: readBytes });
+  const width = elementBytes(readModulus(request.modulus));
   wellFormed(bytes.length === rows * columns * width, "words do not fill their shape");
   const element = (i) => fromLittleEndian(bytes.subarray(i * width, (i + 1) * width));
   return Array.from({ length: rows }, (_, row) =>
@@ -409,94 +427,79 @@ function readElementRows(value, modulus) {
   );
 }
 
-function writeElementRows(rows, modulus) {
-  const words = rows.flat().map((element) => littleEndian(element, elementBytes(modulus)).toString("hex"));
+function writeElements(rows, request) {
+  const width = elementBytes(readModulus(request.modulus));
+  const words = rows.flat().map((element) => writeDigits(element, width));
   return { shape: [rows.length, rows[0].length], words: words.join("") };
 }
 
-// The operations that are claimed
+// The operations that are claimed (spec/wire.md, "Operations")
 
-const about = () => ({
+const same = (output) => output;
+const nothing = () => null;
+const writeSelection = (index) => ({ index });
+const writeWord = (word) => writeDigits(word, WORD_BYTES);
+const writeBytes = (bytes) => bytes.toString("hex");
+
+const TAPE = { tape: readTape };
+const PLACE = { token: readInteger, document: readInteger };
+const FIELD = { modulus: readModulus };
+
+/** Each operation: its fields in the order of arguments, its function, how the result is written. */
+const OPERATIONS = {
+  seeded_tape: [{ seed: readBytes }, (seed) => new SeededTape(seed), nothing],
+  listed_tape: [{ words: readListed }, same, nothing],
+  word: [{ ...TAPE, ...ADDRESS }, (tape, ...address) => tape.word(...address), writeWord],
+  field_elements: [
+    { ...TAPE, domain: readText, stream: readWide, start: readInteger, count: readInteger, ...FIELD },
+    (...request) => [fieldElements(...request)],
+    writeElements,
+  ],
+  noise: [{ alpha: readRational, two_sided: readBoolean }, makeNoise, writeNoise],
+  sample: [{ noise: readNoise, ...TAPE, ...PLACE, candidate: readInteger }, sample, same],
+  select: [{ scores: readRow, noise: readNoise, ...TAPE, ...PLACE }, select, writeSelection],
+  choose_modulus: [{ weights: readRows }, chooseModulus, Number],
+  pad: [
+    { ...TAPE, group: readInteger, step: readInteger, rows: readInteger, columns: readInteger, ...FIELD },
+    pad,
+    writeElements,
+  ],
+  burn: [{ addresses: readPairs }, burn, nothing],
+  ratchet: [{ seed: readBytes }, ratchet, writeBytes],
+  mask: [{ activations: readRows, pads: readElements, ...FIELD }, mask, writeElements],
+  multiply: [{ masked: readElements, weights: readRows, ...FIELD }, multiply, writeElements],
+  unmask: [{ product: readElements, correction: readElements, ...FIELD }, unmask, same],
+};
+
+/** Returns what the program says of itself. */
+const describe = () => ({
   name: "veil-js",
   version: "1",
   spec_version: SPEC_VERSION,
   operations: Object.keys(OPERATIONS),
 });
 
-const OPERATIONS = {
-  seeded_tape(input) {
-    readTape(input);
-    return null;
-  },
-  listed_tape({ words }) {
-    readTape({ listed: words });
-    return null;
-  },
-  word({ tape, domain, stream, index }) {
-    const word = readTape(tape).word(readDomain(domain), readWide(stream), readInteger(index));
-    return littleEndian(word, WORD_BYTES).toString("hex");
-  },
-  field_elements({ tape, domain, stream, start, count, modulus }) {
-    const p = readModulus(modulus);
-    const place = [readDomain(domain), readWide(stream), readInteger(start), readInteger(count)];
-    return writeElementRows([fieldElements(readTape(tape), ...place, p)], p);
-  },
-  noise({ alpha, two_sided }) {
-    wellFormed(typeof two_sided === "boolean", "whether the noise is two-sided is missing");
-    return writeNoise(makeNoise(...readRational(alpha), two_sided));
-  },
-  sample({ noise, tape, token, candidate, document }) {
-    const place = [token, candidate, document].map(readInteger);
-    return sample(readNoise(noise), readTape(tape), ...place);
-  },
-  select({ scores, noise, tape, token, document }) {
-    const place = [token, document].map(readInteger);
-    return { index: select(readList(scores, readInteger), readNoise(noise), readTape(tape), ...place) };
-  },
-  choose_modulus({ weights }) {
-    return Number(chooseModulus(readIntegerRows(weights)));
-  },
-  pad({ tape, group, step, rows, columns, modulus }) {
-    const p = readModulus(modulus);
-    return writeElementRows(pad(readTape(tape), ...[group, step, rows, columns].map(readInteger), p), p);
-  },
-  burn({ addresses }) {
-    burn(readIntegerRows(addresses));
-    return null;
-  },
-  ratchet({ seed }) {
-    return ratchet(readBytes(seed)).toString("hex");
-  },
-  mask({ activations, pads, modulus }) {
-    const p = readModulus(modulus);
-    return writeElementRows(mask(readIntegerRows(activations), readElementRows(pads, p), p), p);
-  },
-  multiply({ masked, weights, modulus }) {
-    const p = readModulus(modulus);
-    return writeElementRows(multiply(readElementRows(masked, p), readIntegerRows(weights), p), p);
-  },
-  unmask({ product, correction, modulus }) {
-    const p = readModulus(modulus);
-    return unmask(readElementRows(product, p), readElementRows(correction, p), p);
-  },
-};
-
-/** Returns the answer to one line, an object. Throws: Malformed. */
-function answer(line) {
-  const { id, operation, input } = JSON.parse(line);
-  readInteger(id);
-  wellFormed(input instanceof Object, "an input is missing");
-  if (operation === "describe") return { id, output: about() };
+/** Returns the output of a request. Refuses: as its operation does. Throws: Malformed. */
+function perform(operation, input) {
+  if (operation === "describe") return describe(...readFields(input, {}));
   wellFormed(Object.hasOwn(OPERATIONS, operation), `no such operation: ${operation}`);
+  const [readers, run, write] = OPERATIONS[operation];
+  return write(run(...readFields(input, readers)), input);
+}
+
+/** Returns the response to a line. Throws: Malformed, or what JSON.parse throws. */
+function answer(line) {
+  const request = { id: readInteger, operation: readText, input: same };
+  const [id, operation, input] = readFields(JSON.parse(line), request);
   try {
-    return { id, output: OPERATIONS[operation](input) };
+    return { id, output: perform(operation, input) };
   } catch (error) {
     if (error instanceof Refused) return { id, refusal: error.message };
     throw error;
   }
 }
 
-/** Writes the answer to a line; whatever cannot be answered ends the program with one line and status 2. */
+/** Writes the response to a line; a line that is no request ends the program with one line and status 2. */
 function serve(line) {
   try {
     process.stdout.write(`${JSON.stringify(answer(line))}\n`);
@@ -512,6 +515,6 @@ process.stdin.on("data", (chunk) => {
   const lines = chunk.split("\n");
   lines[0] = pending + lines[0];
   pending = lines.pop();
-  lines.forEach(serve);
+  lines.forEach((line) => serve(line));
 });
 process.stdin.on("end", () => pending === "" || serve(pending));
