@@ -107,7 +107,7 @@ build/examples/veil-c: examples/c/veil.c examples/c/json.h
 examples: build/examples/veil-c $(INSTALLED) ## implementations in C and JavaScript: the suite, and the vectors on wrong versions of them; needs cc and node
 	$(BIN)/python -m veil_conformance --impl 'exec:$<'
 	$(BIN)/python -m veil_conformance --impl 'exec:node examples/javascript/veil.mjs'
-	$(BIN)/python -m pytest -q -s conformance_tests/example_checks.py
+	$(BIN)/python -m pytest -q -s conformance_tests/example_checks.py conformance_tests/stranger_checks.py
 
 vectors: $(INSTALLED) ## regenerate the test vectors
 	$(BIN)/python -m veil_conformance.generate

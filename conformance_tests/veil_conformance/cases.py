@@ -176,7 +176,32 @@ def tape_cases() -> list[Case]:
     made.append(elements("Edge", "q - 1, 0 and high bits", "TAP-R3", top, 4, 0, 3, Q))
     tape = unlucky(Q, 9, 6, 3)
     made.append(elements("Unlucky", "3 rejections in a row", "TAP-R4", tape, 9, 6, 1, Q))
-    return made + [word_case("TAP-R1", "Known", f"first word of {d.value}", d, 0, 0) for d in latest]
+    made += [word_case("TAP-R1", "Known", f"first word of {d.value}", d, 0, 0) for d in latest]
+    return made + tape_edges()
+
+
+def tape_edges() -> list[Case]:
+    """Return ends of streams, of elements and of listed tapes."""
+    nowhere, made = write_listed({}), [word_case("TAP-R5", "Refusal", "bit 104", Domain.TEST, 2**104, 0)]
+    for stream, count in ((2**64, 0), (2**96, 0), (2**64, 1)):
+        made.append(elements("Refusal", "no retry stream", "TAP-R5", nowhere, stream, 0, count, P32))
+    for start, count in ((-1, 1), (2**32 - 2, 2), (0, 2**32)):
+        made.append(elements("Refusal", "no such elements", "TAP-R5", nowhere, 0, start, count, P32))
+    for start in (2**32 - 2, 2**32 - 1):
+        made.append(elements("Edge", "no elements", "TAP-R5", nowhere, 0, start, 0, P32))
+    short = write_listed({(Domain.TEST, 0, 3): 5})
+    given: Fields = {"tape": short, "domain": Domain.TEST.value, "stream": write_stream(0), "index": 3}
+    made.append(Case("TAP-R7", "a word with leading zeros", "Edge", "word", given))
+    for words in ({}, {(Domain.TEST, 0, 3): 5, (Domain.TEST, 2**66, 0): 6}):
+        made.append(Case("TAP-R7", "a listed tape", "Known", "listed_tape", {"words": listed_words(words)}))
+    return made
+
+
+def listed_words(words: dict[Address, int]) -> Json:
+    """Return the words of a listed tape."""
+    tape = write_listed(words)
+    assert isinstance(tape, dict)
+    return tape["listed"]
 
 
 # Noisy max
@@ -298,7 +323,26 @@ def noisy_max_cases() -> list[Case]:
     made.append(sample_case("NMX-R1", "Unlucky", "the retry stream of token 9", Geometric(HALF), words, 9))
     for d in (2**43, -1):
         made.append(sample_case("NMX-R2", "Refusal", "no place", Geometric(HALF), seeded("noise"), 0, 0, d))
-    return [*made, *building_cases(), *tabulated_cases(), *table_file_cases(), *paper_cases()]
+    later = [*building_cases(), *tabulated_cases(), *table_file_cases(), *paper_cases(), *draw_edges()]
+    return made + later
+
+
+def draw_edges() -> list[Case]:
+    """Return a single candidate, and draws next to a power of alpha."""
+    geometric, made = Geometric(TWO_THIRDS), list[Case]()
+    made.append(select_case("NMX-R3", "Edge", "one candidate", [-7], geometric, noise_words([2**63])))
+    below = "below a power of alpha, where powers that are rounded down at each step are not"
+    for alpha, word in ((TWO_THIRDS, 0x71C71C71C71C71C6), (Fraction(9, 10), 0xBA9FBE76C8B43957)):
+        made.append(sample_case("NMX-R1", "Unlucky", below, Geometric(alpha), noise_words([word])))
+    for flag, word in (
+        ("Refusal", 0x71C71C71C71C71C7),
+        ("Unlucky", 0x71C71C71C71C71C8),
+        ("Unlucky", 0x0013B563C2478B71),
+        ("Refusal", 0x0013B563C2478B72),
+        ("Unlucky", 0x0013B563C2478B73),
+    ):
+        made.append(sample_case("NMX-R1", flag, "next to a power of 2/3", geometric, noise_words([word])))
+    return made
 
 
 def building_cases() -> list[Case]:
@@ -1161,7 +1205,88 @@ def remo_cases() -> list[Case]:
     made += [Case("RMO-R12", "what does not fit", "Refusal", operation, given) for operation, given in broken]
     hidden: Fields = {"model": model_bytes(PRINTED, "encoder").hex(), "tokens": [1, 3]}
     hidden |= {"seed": seed("masks").hex()}
-    return [*made, *lwe_cases(), Case("RMO-R8", "an encoder", "Known", "masked_stream", hidden)]
+    encoder = Case("RMO-R8", "an encoder", "Known", "masked_stream", hidden)
+    return [*made, *lwe_cases(), encoder, *choice_edges(), *step_edges(), *matrix_edges()]
+
+
+def choice_edges() -> list[Case]:
+    """Return matrices whose largest row, only column or shape decides."""
+    large, small = [32639, 32639, 258], [[1, 2, 3], [4, 5, 6]]
+    chosen: list[Rows] = [[[5]], [*small, large], [large, *small]]
+    refused: list[Rows] = [[], [[]], [[1], [1, 2]]]
+    made = [
+        Case("RMO-R1", "the largest row decides", "Known", "choose_modulus", {"weights": rows_json(rows)})
+        for rows in chosen
+    ]
+    return made + [
+        Case("RMO-R2", "no matrix", "Refusal", "choose_modulus", {"weights": rows_json(rows)})
+        for rows in refused
+    ]
+
+
+def step_edges() -> list[Case]:
+    """Return orders of steps, and addresses of pads that are none."""
+    orders: list[tuple[str, Rows]] = [
+        ("Edge", []),
+        ("Known", [[0, 5], [1, 3], [2, 4], [0, 6], [1, 5]]),
+        ("Refusal", [[2, 0], [1, 4], [1, 3]]),
+        ("Refusal", [[1, 4], [2, 0], [3, 0], [1, 3]]),
+        ("Refusal", [[0, 7], [0, 9], [0, 8]]),
+    ]
+    made = [
+        Case("RMO-R11", "steps of several groups", flag, "burn", {"addresses": rows_json(order)})
+        for flag, order in orders
+    ]
+    return made + [
+        Case("RMO-R6", "the stream of a pad", "Refusal", "pad", pad_input("pads", group, step, 1, 2, P32))
+        for group, step in ((0, -1), (-1, 0))
+    ]
+
+
+def matrix_edges() -> list[Case]:
+    """Return sums and products at the field's end, and matrices that do not fit in one place alone."""
+
+    def masked(activations: Rows, pads: Rows, modulus: int = P32) -> Fields:
+        return {
+            "activations": rows_json(activations),
+            "pads": write_elements(pads, modulus),
+            "modulus": write_modulus(modulus),
+        }
+
+    def multiplied(elements_: Rows, weights: Rows) -> Fields:
+        return {"masked": write_elements(elements_, P32), "weights": rows_json(weights), "modulus": P32}
+
+    def unmasked(product_: Rows, correction: Rows, modulus: int = P32) -> Fields:
+        return {
+            "product": write_elements(product_, modulus),
+            "correction": write_elements(correction, modulus),
+            "modulus": modulus,
+        }
+
+    ends: list[tuple[str, str, Fields]] = [
+        ("RMO-R3", "mask", masked([[5, 5, -32767]], [[P32 - 5, P32 - 6, 32767]])),
+        ("RMO-R3", "mask", masked([[32767, -32767]], [[0, 0]])),
+        ("RMO-R4", "multiply", multiplied([[1, P32 - 1]], [[1, 1], [-1, 1]])),
+    ]
+    last, zeros = [[0, 0], [0, P32]], [[0, 0], [0, 0]]
+    misfits: list[tuple[str, Fields]] = [
+        ("mask", masked([[1, 2], [3, 4]], last)),
+        ("multiply", multiplied(last, [[1, 2]])),
+        ("unmask", unmasked(last, zeros)),
+        ("unmask", unmasked(zeros, last)),
+        ("mask", masked([[1, 2], [3, -32768]], zeros)),
+        ("mask", masked([], [])),
+        ("multiply", multiplied([], [])),
+        ("unmask", unmasked([], [])),
+        ("mask", masked([[1], [2]], [[1, 2]])),
+        ("mask", masked([[1, 2], [3]], [[1, 2], [3, 4]])),
+        ("multiply", multiplied([[1, 2]], [[1, 2], [3]])),
+        ("unmask", unmasked([[1], [2]], [[1, 2]])),
+        ("mask", masked([[1]], [[1]], 2**61 - 1)),
+        ("unmask", unmasked([[1]], [[1]], 97)),
+    ]
+    made = [Case(name, "the end of the field", "Edge", operation, given) for name, operation, given in ends]
+    return made + [Case("RMO-R12", "what does not fit", "Refusal", *misfit) for misfit in misfits]
 
 
 def lwe_words(stream: int, secret: Rows, noise: Rows) -> Json:

@@ -188,7 +188,7 @@ static uint64_t attempt_word(struct tape tape, const char *domain, uint64_t stre
 /* TAP-R3, TAP-R4. Refuses: COUNTER_OVERFLOW (TAP-R5). */
 static uint64_t *field_elements(struct tape tape, const char *domain, uint64_t stream, int64_t start,
                                 int64_t count, uint64_t modulus) {
-    if (start < 0 || start >= ELEMENT_LIMIT || count > ELEMENT_LIMIT - start)
+    if (start < 0 || count > ELEMENT_LIMIT - start)
         refuse("COUNTER_OVERFLOW");
     uint64_t *cell = take((size_t)count, sizeof *cell);
     int unused = 0;

@@ -138,7 +138,7 @@ function fieldElement(tape, domain, stream, index, modulus) {
 /** Returns `count` elements from `start` on. TAP-R3 to R5. Refuses: STREAM_OUT_OF_RANGE, COUNTER_OVERFLOW. */
 function fieldElements(tape, domain, stream, start, count, modulus) {
   refuseUnless(isBelow(stream, CALLER_STREAM_LIMIT), "STREAM_OUT_OF_RANGE");
-  refuseUnless(isBelow(start, ELEMENT_LIMIT) && start + count <= ELEMENT_LIMIT, "COUNTER_OVERFLOW");
+  refuseUnless(start >= 0 && start + count <= ELEMENT_LIMIT, "COUNTER_OVERFLOW");
   return Array.from({ length: count }, (_, i) => fieldElement(tape, domain, stream, start + i, modulus));
 }
 
