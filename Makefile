@@ -14,7 +14,7 @@ SUITES := $(addprefix conform-,veil_reference veil_optimized)
 LIMIT := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test kernel audit audit-sanitizer bench examples executors gpu fidelity soak vectors spec $(SUITES)
+.PHONY: help setup lint check test kernel audit audit-sanitizer bench example-mutants examples executors gpu fidelity soak vectors spec $(SUITES)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -104,10 +104,13 @@ build/examples/veil-c: examples/c/veil.c examples/c/json.h
 	mkdir -p $(@D)
 	cc -std=c11 -Wall -Wextra -Werror -O2 -o $@ $<
 
-examples: build/examples/veil-c $(INSTALLED) ## implementations in C and JavaScript: the suite, and the vectors on wrong versions of them; needs cc and node
+examples: build/examples/veil-c $(INSTALLED) ## implementations in C and JavaScript, and the way of a stranger to a verdict; needs cc and node
 	$(BIN)/python -m veil_conformance --impl 'exec:$<'
 	$(BIN)/python -m veil_conformance --impl 'exec:node examples/javascript/veil.mjs'
-	$(BIN)/python -m pytest -q -s conformance_tests/example_checks.py conformance_tests/stranger_checks.py
+	$(BIN)/python -m pytest -q conformance_tests/example_checks.py conformance_tests/stranger_checks.py -k 'not wrong_line'
+
+example-mutants: build/examples/veil-c $(INSTALLED) ## every version of both examples with one wrong operator or number is caught; needs cc and node
+	$(BIN)/python -m pytest -q -s conformance_tests/example_checks.py -k wrong_line
 
 vectors: $(INSTALLED) ## regenerate the test vectors
 	$(BIN)/python -m veil_conformance.generate
