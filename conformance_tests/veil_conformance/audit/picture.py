@@ -85,7 +85,15 @@ def draw(
 
 
 def address(figure: Figure) -> str:
-    """Return a figure as an SVG data address, which stands alone in a page."""
+    """Return a figure as an SVG data address, which stands alone in a page.
+
+    The layout's last digits differ from run to run, and the names of clips with them: they are rounded off.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = (round(side, 4) for side in axes.get_position().bounds)
+        axes.set_position((left, bottom, width, height))
     written = io.BytesIO()
     figure.savefig(written, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(written.getvalue()).decode()
