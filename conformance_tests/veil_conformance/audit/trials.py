@@ -270,7 +270,9 @@ class Trials:
         """Match real text through the taps of the audited model."""
         model, words = self._audited()
         prompt = list(self._sweep.text[: self._plan.few])
-        others = drawn(words, max(1, self._plan.candidates - len(set(prompt))), self._draw)
+        pool = np.setdiff1d(np.flatnonzero(~words.duplicate), prompt)
+        count = min(len(pool), max(1, self._plan.candidates - len(set(prompt))))
+        others = self._draw.choice(pool, count, replace=False).tolist()
         candidates = np.array(sorted({*prompt, *others}))
         public = Public(words, model, candidates)
         subject = through_model(model, [prompt], public, REAL)
