@@ -35,13 +35,14 @@ from veil_conformance.audit import (
     evidence,
     faithful,
     lying,
+    output,
     picture,
     report,
     reusing,
     statistics,
 )
 from veil_conformance.audit.attacking import DECODED, Attacker
-from veil_conformance.audit.claims import soundness
+from veil_conformance.audit.claims import secrets, soundness
 from veil_conformance.audit.decoding import Checking
 from veil_conformance.audit.options import Options
 from veil_conformance.audit.report import Claim, Json
@@ -362,7 +363,7 @@ def test_soundness_is_read_from_what_ran(tmp_path: Path) -> None:
 
     good = ran(Masking(), Masking())
     assert good.received == good.checked == 2 * len(model.groups)
-    assert soundness(model, good).verdict == "holds"
+    assert soundness(secrets(model, good), good).verdict == "holds"
     few = replace(good, vectors=(1, *good.vectors[1:]))
     for bad in (
         ran(Masking(check=False)),
@@ -371,7 +372,7 @@ def test_soundness_is_read_from_what_ran(tmp_path: Path) -> None:
         few,
         Checking(),
     ):
-        assert soundness(model, bad).verdict == "fails"
+        assert soundness(secrets(model, bad), bad).verdict == "fails"
 
 
 def test_only_marked_tests_are_named(root: Path, tmp_path: Path) -> None:
@@ -526,7 +527,7 @@ def test_a_report_without_a_section_is_refused(content: dict[str, Json], section
 
 def test_a_report_that_is_refused_is_not_written(tmp_path: Path, content: dict[str, Json]) -> None:
     with pytest.raises(jsonschema.ValidationError):
-        report.write(content | {"claims": []}, tmp_path / "out", None)
+        output.write(content | {"claims": []}, tmp_path / "out", None)
     assert not (tmp_path / "out").exists()
 
 
@@ -558,7 +559,7 @@ def test_a_better_attack_is_told_from_an_equal_one() -> None:
     together = statistics.paired([True] * 20, [False] * 20, [number // 5 for number in range(20)])
     assert together.p_value == 2.0**-4 and together.units == 4
     assert together.decides(0.07) and not together.decides(0.06)
-    assert statistics.exchanged([3, -1, 1]) == 3 / 8
+    assert statistics.exchanged({3: 1, -1: 1, 1: 1}) == 3 / 8
 
 
 @pytest.mark.parametrize(("gap", "holds"), [(0.005, True), (0.02, False)])

@@ -1,6 +1,6 @@
 """Every claim of the audit, with the verdict that the measurements give it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
@@ -12,21 +12,34 @@ from veil_conformance.audit import evidence, faithful, lying, secrecy
 from veil_conformance.audit.attacking import LETTER, Attacked
 from veil_conformance.audit.decoding import Checking, Decoded, Tally
 from veil_conformance.audit.matrix import SCHEME_READ, Cell, Matrix
-from veil_conformance.audit.options import NOMINAL_EPSILON, Options
+from veil_conformance.audit.options import NOMINAL_EPSILON, TOY_TABLE
 from veil_conformance.audit.report import Claim, verdict
 from veil_conformance.audit.reusing import EPOCHS, Masks
+from veil_optimized import accounting
 from veil_optimized.model import Model
+from veil_reference import accounting as reference_accounting
 from veil_spec import constants
-from veil_spec.types import Certificate
+from veil_spec.types import Certificate, TwoSidedGeometric
 
 LEAST_PROMPTS: Final = 4
 LEAST_REFERENCE_POSITIONS: Final = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Of how many linear groups a product could wrap around its field, and the least room as a factor."""
+
+    groups: int
+    wide: int
+    room: float
+
+
 @dataclass
 class Found:
-    """Everything that the audit measured."""
+    """Everything that the audit measured: the claims need no more."""
 
+    new_tokens: int
+    """How many the model was asked for after each prompt."""
     decoded: Decoded
     reference: Tally
     faithful: faithful.Comparison
@@ -34,17 +47,20 @@ class Found:
     masks: Masks
     matrix: Matrix
     materials: list[secrecy.Material]
+    fit: Fit
+    secrets: Mapping[int, int]
+    """Secret vectors of the check by modulus, in the group and epoch that had the fewest."""
     caught: list[lying.Caught]
     certificate: Certificate
     certificates_agree: bool
     alpha: Fraction
-    proofs: dict[str, evidence.Proof] | None
+    proofs: list[evidence.Proved] | None
     conformance: list[evidence.Conformance] | None
 
 
-def _proved(options: Options, found: Found) -> Iterator[Claim]:
+def _proved(found: Found) -> Iterator[Claim]:
     """Yield one claim for each guarantee of the specification."""
-    if options.root is None or found.proofs is None:
+    if found.proofs is None:
         yield Claim(
             "guarantees",
             "The guarantees of the specification are proved.",
@@ -53,9 +69,8 @@ def _proved(options: Options, found: Found) -> Iterator[Claim]:
             "The proofs were not run: they need the source tree, where `make audit` runs them.",
         )
         return
-    tests = evidence.tests_of(options.root)
-    for guarantee in evidence.guarantees(options.root):
-        proof = found.proofs.get(guarantee.id, evidence.Proof(failed=1))
+    for each in found.proofs:
+        guarantee, proof = each.guarantee, each.proof
         yield Claim(
             guarantee.id,
             guarantee.text,
@@ -66,7 +81,7 @@ def _proved(options: Options, found: Found) -> Iterator[Claim]:
             {"steps passed": proof.proofs, "controls passed": proof.controls, "failed": proof.failed},
             [guarantee.page],
             sorted(proof.files),
-            tests.get(guarantee.id, []),
+            each.tests,
         )
 
 
@@ -81,23 +96,33 @@ def _conforming(found: Found) -> Iterator[Claim]:
             "The suite was not run." if suite is None else suite.said,
             {}
             if suite is None
-            else {"passed": suite.passed, "failed": suite.failed, "not claimed": suite.not_claimed},
+            else {
+                "passed": suite.passed,
+                "failed": suite.failed,
+                "not claimed": suite.not_claimed,
+                "exit status": suite.status,
+            },
             ["spec/README.md"],
             [],
             ["conformance_tests/README.md"],
         )
 
 
-def _identity(options: Options, found: Found) -> Iterator[Claim]:
+def _identity(found: Found) -> Iterator[Claim]:
     tally, told = found.decoded.identity, found.decoded.told
-    enough = len(told) >= LEAST_PROMPTS and all(len(each.tokens) == options.new_tokens for each in told)
+    enough = len(told) >= LEAST_PROMPTS and all(len(each.tokens) == found.new_tokens for each in told)
     yield Claim(
         "masked-equals-plain",
         "Every logit of masked generation, through a worker process, equals that of the plain integer model.",
         "measured",
         verdict(tally.mismatches == 0 and enough),
         "Compared twice: with the plain model token by token, and with whole sequences at once.",
-        {"prompts": len(told), "positions": tally.positions, "different words": tally.mismatches},
+        {
+            "prompts": len(told),
+            "tokens asked for": found.new_tokens,
+            "positions": tally.positions,
+            "different words": tally.mismatches,
+        },
         ["spec/remo.md", "spec/model.md"],
         ["proofs/prove_masking.py"],
         ["conformance_tests/veil_conformance/audit/decoding.py"],
@@ -227,7 +252,7 @@ def attacks(matrix: Matrix) -> Iterator[Claim]:
     )
 
 
-def _traffic(model: Model, found: Found) -> Iterator[Claim]:
+def _traffic(found: Found) -> Iterator[Claim]:
     exposed, cost = found.attacked.exposure, found.decoded.cost
     yield Claim(
         "frames-follow-lengths",
@@ -237,7 +262,12 @@ def _traffic(model: Model, found: Found) -> Iterator[Claim]:
         "Every frame of one recorded prompt and a few tokens after it, under profile `pad`, is compared byte "
         "for byte with the one that lengths predict; field elements are left out, the greeting's digest is "
         "not. The epoch's name is the one in the transcript's header.",
-        {"frames": exposed.frames, "bytes": exposed.bytes, "steps": exposed.steps},
+        {
+            "frames": exposed.frames,
+            "bytes": exposed.bytes,
+            "steps": exposed.steps,
+            "as predicted": exposed.as_predicted,
+        },
         ["spec/wire.md"],
         [],
         ["conformance_tests/test_audit_report.py"],
@@ -246,7 +276,7 @@ def _traffic(model: Model, found: Found) -> Iterator[Claim]:
         "one-ciphertext-per-input",
         "A token takes one round trip for each distinct input of a linear layer.",
         "measured",
-        verdict(cost.round_trips == len(model.groups) * cost.decoding_steps),
+        verdict(cost.round_trips == found.fit.groups * cost.decoding_steps),
         "Four for each layer and one for the head, counted over all decoding steps.",
         {"round trips": cost.round_trips, "tokens": cost.decoding_steps},
         ["spec/remo.md"],
@@ -310,47 +340,65 @@ def _lies(found: Found) -> Claim:
     )
 
 
-def _fits(model: Model) -> Claim:
+def fit(model: Model) -> Fit:
+    """Return whether the products of a model fit their fields, from its weights."""
     rooms, wide = [], 0
     for group in model.groups:
         largest = int(group.weights.to(torch.int64).abs().sum(-1).max()) * (constants.ACTIVATION_LIMIT + 1)
         wide += 2 * largest > group.modulus - 1
         rooms.append((group.modulus - 1) / (2 * largest) if largest else 1.0)
+    return Fit(len(rooms), wide, min(rooms))
+
+
+def _fits(found: Found) -> Claim:
     return Claim(
         "products-fit",
         "No product of any linear group can wrap around its field.",
         "checked",
-        verdict(wide == 0),
+        verdict(found.fit.wide == 0),
         "Recomputed in integers from the weights of every group, for the largest possible activations.",
-        {"groups": len(rooms), "that could wrap": wide, "least room, as a factor": min(rooms)},
+        {
+            "groups": found.fit.groups,
+            "that could wrap": found.fit.wide,
+            "least room, as a factor": found.fit.room,
+        },
         ["spec/remo.md"],
         ["proofs/prove_masking.py"],
-        ["conformance_tests/veil_conformance/audit/run.py"],
+        ["conformance_tests/veil_conformance/audit/claims.py"],
     )
 
 
-def soundness(model: Model, ran: Checking) -> Claim:
-    """Return the claim that every product was checked, with enough secret vectors for its field."""
-    moduli = sorted({group.modulus for group in model.groups})
+def secrets(model: Model, ran: Checking) -> dict[int, int]:
+    """Return for each modulus, in ascending order, the fewest secret vectors of a group over it."""
     vectors = ran.vectors or (0,) * len(model.groups)
-    powers = [group.modulus**count for group, count in zip(model.groups, vectors, strict=True)]
-    enough = min(powers) >= 2**constants.SOUNDNESS_BITS
+    fewest: dict[int, int] = {}
+    for group, count in zip(model.groups, vectors, strict=True):
+        fewest[group.modulus] = min(count, fewest.get(group.modulus, count))
+    return dict(sorted(fewest.items()))
+
+
+def _over(modulus: int, count: int) -> str:
+    bits = modulus.bit_length()
+    return f"{count} over 2^{bits} - {2**bits - modulus}"
+
+
+def soundness(vectors: Mapping[int, int], ran: Checking) -> Claim:
+    """Return the claim that every product was checked, with enough secret vectors for each field."""
+    least = min(modulus**count for modulus, count in vectors.items())
+    enough = least >= 2**constants.SOUNDNESS_BITS
     return Claim(
         "check-soundness",
         "Every product was checked, and a wrong one passes one check with a probability of at most 2^-64.",
         "checked",
         verdict(enough and ran.checked == ran.received > 0),
         "Counted in the epochs of the masked generations: products that the channel received, checks passed, "
-        "and the secret vectors in use. Bits are binary orders of magnitude of the error.",
+        "and the fewest secret vectors of a group. Bits are binary orders of magnitude of the error.",
         {
-            "fields": ", ".join(
-                f"2^{modulus.bit_length()} - {2 ** modulus.bit_length() - modulus}" for modulus in moduli
-            ),
-            "least secret vectors of a group": min(vectors),
-            "bits, one check": _bits(min(powers)),
+            "secret vectors": ", ".join(_over(modulus, count) for modulus, count in vectors.items()),
+            "bits, one check": _bits(least),
             "products received": ran.received,
             "products checked": ran.checked,
-            "bits, all of them": _bits(min(powers) // max(1, ran.received)),
+            "bits, all of them": _bits(least // max(1, ran.received)),
         },
         ["spec/integrity.md"],
         ["proofs/prove_freivalds.py"],
@@ -360,6 +408,16 @@ def soundness(model: Model, ran: Checking) -> Claim:
 
 def _bits(power: int) -> int:
     return max(0, power.bit_length() - 1)
+
+
+def certified() -> tuple[Fraction, Certificate, bool]:
+    """Return alpha, the toy table's certificate, and whether the reference computes the same one."""
+    table = accounting.load_table(TOY_TABLE)
+    distance = accounting.range_distance(table)
+    alpha = accounting.calibrate(NOMINAL_EPSILON, distance)
+    stated = accounting.certificate(table, TwoSidedGeometric(alpha))
+    slow_alpha = reference_accounting.calibrate(NOMINAL_EPSILON, distance)
+    return alpha, stated, stated == reference_accounting.certificate(table, TwoSidedGeometric(slow_alpha))
 
 
 def _certificate(found: Found) -> Claim:
@@ -383,19 +441,19 @@ def _certificate(found: Found) -> Claim:
     )
 
 
-def claims(options: Options, model: Model, found: Found) -> list[Claim]:
+def claims(found: Found) -> list[Claim]:
     """Return every claim with its verdict: measured ones first, then checked, then proved."""
     made = [
-        *_identity(options, found),
+        *_identity(found),
         *attacks(found.matrix),
         _weights(found),
-        *_traffic(model, found),
+        *_traffic(found),
         _fresh(found),
         _lies(found),
-        _fits(model),
-        soundness(model, found.decoded.checking),
+        _fits(found),
+        soundness(found.secrets, found.decoded.checking),
         _certificate(found),
         *_conforming(found),
-        *_proved(options, found),
+        *_proved(found),
     ]
     return sorted(made, key=lambda claim: ("measured", "checked", "proved").index(claim.kind))

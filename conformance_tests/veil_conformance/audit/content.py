@@ -14,8 +14,9 @@ from typing import Final
 import torch
 
 import veil_spec
+from veil_conformance import suite
 from veil_conformance.audit import attacking, costs, decoding, evidence, faithful, report, statistics, texts
-from veil_conformance.audit.claims import Found
+from veil_conformance.audit.claims import Found, claims
 from veil_conformance.audit.decoding import Decoded
 from veil_conformance.audit.matrix import Cell, Matrix
 from veil_conformance.audit.options import NOMINAL_EPSILON, TOY_TABLE, Options, Words
@@ -24,8 +25,11 @@ from veil_optimized import accounting, integrity
 from veil_optimized.model import Model
 from veil_spec.architecture import INTEGER_FILE
 
-PACKAGES: Final = ("torch", "transformers", "numpy", "grpcio")
+PACKAGES: Final = ("torch", "transformers", "numpy", "scipy", "matplotlib", "grpcio")
 """Whose releases the page names."""
+INTEGER_MODEL: Final = "integer model"
+CHECKPOINT: Final = "checkpoint"
+"""What the report calls the files that were audited."""
 
 
 def _promises(
@@ -44,6 +48,8 @@ def _cell(cell: Cell, level: float) -> Mapping[str, Json]:
         "target": cell.target,
         "detail": cell.detail,
         "expected": cell.expected,
+        "share": cell.share,
+        "least": cell.least,
         "holds": cell.holds(level),
         "tokens": len(cell.right),
         "named": cell.named,
@@ -56,6 +62,7 @@ def _cell(cell: Cell, level: float) -> Mapping[str, Json]:
             "only_here": compared.only_first,
             "only_there": compared.only_second,
             "units": compared.units,
+            "differences": [list(each) for each in compared.differences.items()],
             "interval": list(compared.interval),
             "p_value": compared.p_value,
         },
@@ -73,10 +80,6 @@ def _matrix(matrix: Matrix) -> Mapping[str, Json]:
             "points": [asdict(point) for point in matrix.curve],
         },
     }
-
-
-def _profiles(model: Model) -> Sequence[Mapping[str, Json]]:
-    return [asdict(each) for each in costs.profile_costs(model)]
 
 
 def _cost(cost: decoding.Cost) -> Mapping[str, Json]:
@@ -128,7 +131,8 @@ def _generations(options: Options, decoded: Decoded) -> Sequence[Mapping[str, Js
     ]
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -151,6 +155,18 @@ def _commit(root: Path | None) -> str:
     return done.stdout.strip() or "no commit yet"
 
 
+def tools() -> dict[str, str]:
+    """Return the SHA-256 of everything that an audit audits with, by what the report calls it."""
+    table = digest(TOY_TABLE)
+    return {"toy table": table, "conformance suite": suite.suite_digest(), "audit": suite.audit_digest()}
+
+
+def commands() -> list[str]:
+    """Return the commands that run an audit, or parts of it, again."""
+    suites = [f"python -m veil_conformance --impl {name}" for name in evidence.IMPLEMENTATIONS]
+    return ["make audit", "python -m pytest proofs", *suites]
+
+
 def _environment(options: Options, seconds: float) -> Mapping[str, Json]:
     facts = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -161,13 +177,11 @@ def _environment(options: Options, seconds: float) -> Mapping[str, Json]:
         "python": platform.python_version(),
     }
     source = options.checkpoint if options.checkpoint.is_file() else options.checkpoint / "model.safetensors"
-    hashed = {"integer model": options.model / INTEGER_FILE, "checkpoint": source, "toy table": TOY_TABLE}
-    commands = ["make audit", "python -m pytest proofs"]
-    commands += [f"python -m veil_conformance --impl {name}" for name in evidence.IMPLEMENTATIONS]
+    hashed = {INTEGER_MODEL: options.model / INTEGER_FILE, CHECKPOINT: source}
     return {
         "facts": facts | {package: _release(package) for package in PACKAGES},
-        "hashes": {name: _digest(path) for name, path in hashed.items() if path.is_file()},
-        "commands": commands,
+        "hashes": {name: digest(path) for name, path in hashed.items() if path.is_file()} | tools(),
+        "commands": commands(),
         "seconds": seconds,
     }
 
@@ -186,22 +200,13 @@ def _epsilon(found: Found) -> Mapping[str, Json]:
     }
 
 
-def assemble(
-    options: Options, model: Model, found: Found, made: Sequence[Claim], seconds: float
-) -> Mapping[str, Json]:
-    """Return report.json's content."""
+def judged(found: Found, name: str) -> Mapping[str, Json]:
+    """Return what report.json says of a model with this name that follows from what was found."""
+    made = claims(found)
     tally, slow, close = found.decoded.identity, found.reference, found.faithful
     return {
         "spec_version": veil_spec.__version__,
-        "verdict": report.overall(made, model.name),
-        "model": {
-            "name": model.name,
-            "parameters": model.parameters,
-            "hash": model.digest.hex(),
-            "commitment": integrity.commitment(model.groups).hex(),
-            "layers": model.shape.layers,
-            "vocabulary": model.shape.vocabulary,
-        },
+        "verdict": report.overall(made, name),
         "protection": {
             "protected": _promises(texts.PROTECTED, made),
             "not_protected": _promises(texts.NOT_PROTECTED, made),
@@ -224,9 +229,32 @@ def assemble(
         },
         "matrix": _matrix(found.matrix),
         "weights": [asdict(each) for each in found.materials],
-        "profiles": _profiles(model),
         "epsilon": _epsilon(found),
         "cost": _cost(found.decoded.cost),
+        "measured": report.measured(),
+    }
+
+
+def of_model(model: Model) -> Mapping[str, Json]:
+    """Return what report.json says that follows from an integer model."""
+    return {
+        "model": {
+            "name": model.name,
+            "parameters": model.parameters,
+            "hash": model.digest.hex(),
+            "commitment": integrity.commitment(model.groups).hex(),
+            "layers": model.shape.layers,
+            "vocabulary": model.shape.vocabulary,
+        },
+        "profiles": [asdict(each) for each in costs.profile_costs(model)],
+    }
+
+
+def assemble(options: Options, model: Model, found: Found, seconds: float) -> Mapping[str, Json]:
+    """Return report.json's content."""
+    return {
+        **judged(found, model.name),
+        **of_model(model),
         "picture": _scene(options.words, found.attacked.scene),
         "generations": _generations(options, found.decoded),
         "environment": _environment(options, seconds),

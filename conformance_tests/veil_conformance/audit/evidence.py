@@ -137,6 +137,15 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """One guarantee with its proof, and the test files that are marked with it."""
+
+    guarantee: Guarantee
+    proof: Proof
+    tests: list[str]
+
+
 class Evidence:
     """The runs behind "proved" and "checked": they start at once; `proofs` and `conformance` wait."""
 
@@ -165,12 +174,16 @@ class Evidence:
         arguments = ["-P", "-m", "veil_conformance", "--impl", name]
         return self._start(arguments, self._scratch, self._scratch / f"{name}.log")
 
-    def proofs(self) -> dict[str, Proof] | None:
+    def proofs(self) -> list[Proved] | None:
         """Return what became of each guarantee's proof, or None without a source tree."""
         if self._root is None or self._proofs is None:
             return None
         self._proofs.wait()
-        return judged(self._root, self._scratch / "proofs.xml")
+        proofs, tests = judged(self._root, self._scratch / "proofs.xml"), tests_of(self._root)
+        return [
+            Proved(each, proofs.get(each.id, Proof(failed=1)), tests.get(each.id, []))
+            for each in guarantees(self._root)
+        ]
 
     def conformance(self) -> list[Conformance]:
         """Return the suite's verdict on both implementations."""

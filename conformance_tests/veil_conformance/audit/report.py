@@ -1,11 +1,10 @@
-"""report.json, and report.html made from nothing but report.json."""
+"""The form of report.json, and report.html made from nothing but report.json."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from textwrap import shorten
 from typing import Final, Literal
 
@@ -20,6 +19,7 @@ from veil_conformance.audit import charts, picture
 Json = Mapping[str, "Json"] | Sequence["Json"] | str | int | float | bool | None
 Kind = Literal["proved", "checked", "measured"]
 Verdict = Literal["holds", "fails", "not_claimed"]
+BASE: Final = jsonschema.Draft202012Validator
 PACKAGE: Final = "veil_conformance.audit"
 SHOWN: Final = {"holds": "holds", "fails": "FAILS", "not_claimed": "not claimed"}
 TITLE_COLUMNS: Final = 85
@@ -67,10 +67,38 @@ def overall(claims: Sequence[Claim], model: str) -> Mapping[str, Json]:
     return {"all_hold": good, "sentence": sentence, **counts}
 
 
+@cache
+def validator() -> jsonschema.protocols.Validator:
+    """Return what tells whether a report has exactly the stated form; 1.0 is no integer."""
+    schema = json.loads(files(PACKAGE).joinpath("report.schema.json").read_text("utf-8"))
+    types = BASE.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    return jsonschema.validators.extend(BASE, type_checker=types)(schema)
+
+
 def validate(report: Json) -> None:
     """Raise jsonschema.ValidationError unless the report has exactly the stated form."""
-    schema = json.loads(files(PACKAGE).joinpath("report.schema.json").read_text("utf-8"))
-    jsonschema.Draft202012Validator(schema).validate(report)
+    validator().validate(report)
+
+
+def measured() -> Mapping[str, Sequence[str]]:
+    """Return the fields in which two runs on the same inputs may differ, by the reason."""
+    stated: Mapping[str, Sequence[str]] = validator().schema["properties"]["measured"]["const"]
+    return stated
+
+
+def unmeasured(report: Json) -> Json:
+    """Return the part of a report that two runs on the same inputs have in common."""
+    patterns = {tuple(path.split(".")) for paths in measured().values() for path in paths}
+
+    def kept(value: Json, path: tuple[str, ...]) -> Json:
+        if isinstance(value, Mapping):
+            inner = {name: (*path, name) for name in value}
+            return {name: kept(value[name], at) for name, at in inner.items() if at not in patterns}
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [kept(item, (*path, "*")) for item in value]
+        return value
+
+    return kept(report, ())
 
 
 def found(report: Json, key: str) -> Json:
@@ -222,6 +250,7 @@ def render(report: Json, prefix: str | None = None) -> str:
     page = _Page(report, prefix)
     return template.render(
         report=report,
+        prefix=prefix,
         show=page.show,
         link=page.link,
         draw=page.draw,
@@ -229,21 +258,6 @@ def render(report: Json, prefix: str | None = None) -> str:
         curve=page.curve,
         subjects=subjects(report),
     )
-
-
-def write(report: Json, folder: Path, root: Path | None) -> None:
-    """Write report.json and report.html into a folder, each whole or not at all."""
-    validate(report)
-    folder.mkdir(parents=True, exist_ok=True)
-    prefix = None if root is None else Path(os.path.relpath(root, folder.resolve())).as_posix() + "/"
-    texts = {
-        "report.json": json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-        "report.html": render(report, prefix),
-    }
-    for name, text in texts.items():
-        scratch = folder / f".{name}.part"
-        scratch.write_text(text, "utf-8")
-        scratch.replace(folder / name)
 
 
 def verdict_table(claims: Sequence[Claim]) -> Table:

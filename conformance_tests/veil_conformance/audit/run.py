@@ -1,11 +1,10 @@
-"""The audit of one model: run it masked, compare, attack, check, write report.json and report.html."""
+"""The audit of one model: run it masked, compare, attack, check, write the report."""
 
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from fractions import Fraction
 from pathlib import Path
 from typing import Final
 
@@ -15,23 +14,20 @@ from rich.progress import Progress as Bar
 from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from veil_conformance.attacks import base
-from veil_conformance.audit import decoding, faithful, lying, report, reusing, secrecy
+from veil_conformance.audit import decoding, faithful, lying, output, report, reusing, secrecy
 from veil_conformance.audit.attacking import Attacker
-from veil_conformance.audit.claims import Found, claims
+from veil_conformance.audit.claims import Found, certified, claims, fit, secrets
 from veil_conformance.audit.content import assemble
 from veil_conformance.audit.decoding import Decoded, Tally
 from veil_conformance.audit.evidence import Evidence
-from veil_conformance.audit.options import NOMINAL_EPSILON, TOY_TABLE, Options
+from veil_conformance.audit.options import Options
 from veil_conformance.audit.trials import Sweep, fresh_tape, own_executor
-from veil_optimized import accounting
 from veil_optimized.decoder import Decoder
 from veil_optimized.launching import start_worker
 from veil_optimized.model import Model, load
-from veil_reference import accounting as reference_accounting
 from veil_reference import decoder as reference_decoder
 from veil_reference import model as reference_model
 from veil_spec.architecture import INTEGER_FILE
-from veil_spec.types import Certificate, TwoSidedGeometric
 
 __all__ = ["Options", "audit"]
 
@@ -68,16 +64,6 @@ def _against_reference(model: Model, path: Path, tokens: Sequence[int], tell: Ca
     return tally
 
 
-def _certified() -> tuple[Fraction, Certificate, bool]:
-    """Return alpha, the toy table's certificate, and whether the reference computes the same one."""
-    table = accounting.load_table(TOY_TABLE)
-    distance = accounting.range_distance(table)
-    alpha = accounting.calibrate(NOMINAL_EPSILON, distance)
-    stated = accounting.certificate(table, TwoSidedGeometric(alpha))
-    slow_alpha = reference_accounting.calibrate(NOMINAL_EPSILON, distance)
-    return alpha, stated, stated == reference_accounting.certificate(table, TwoSidedGeometric(slow_alpha))
-
-
 @contextmanager
 def _evidence(options: Options, scratch: Path) -> Iterator[Evidence | None]:
     """Yield the running proofs and suites, which end with the block."""
@@ -111,7 +97,7 @@ def _measure(options: Options, model: Model, scratch: Path, tell: Callable[[str]
         with _evidence(options, scratch) as runs:
             compared = _against_reference(model, path, first, tell)
             tell("computing the certificate")
-            alpha, stated, agree = _certified()
+            alpha, stated, agree = certified()
             tell("waiting for proofs and conformance suite")
             proofs = runs.proofs() if runs else None
             conformance = runs.conformance() if runs else None
@@ -128,6 +114,7 @@ def _measure(options: Options, model: Model, scratch: Path, tell: Callable[[str]
     tell("letting workers lie")
     caught = lying.expose(model, decoded.told[0].prompt[:3])
     return Found(
+        options.new_tokens,
         decoded,
         compared,
         close,
@@ -135,6 +122,8 @@ def _measure(options: Options, model: Model, scratch: Path, tell: Callable[[str]
         masks,
         matrix,
         materials,
+        fit(model),
+        secrets(model, decoded.checking),
         caught,
         stated,
         agree,
@@ -158,10 +147,10 @@ def audit(options: Options) -> bool:
         tell("loading the integer model")
         model = load(options.model / INTEGER_FILE)
         found = _measure(options, model, Path(scratch), tell)
-        made = claims(options, model, found)
         tell("writing the report")
-        content = assemble(options, model, found, made, time.perf_counter() - start)
-        report.write(content, options.output, options.root)
+        made = claims(found)
+        content = assemble(options, model, found, time.perf_counter() - start)
+        output.write(content, options.output, options.root)
     printed = Console(width=None if sys.stdout.isatty() else COLUMNS)
     printed.print(report.verdict_table(made))
     overall = report.overall(made, model.name)

@@ -1,6 +1,7 @@
 """Exact intervals and tests for counts."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,33 +26,54 @@ def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE) -> I
 class Paired:
     """Two attacks on the same tokens: hits of one alone, and how likely so many are if neither is better.
 
-    `units` are the tokens, or the messages or prompts that they come in, that were exchanged independently;
-    `interval` covers the difference of the two hit rates with at least 95 %, for independent tokens: with
-    that probability both rates lie in their own exact 97.5 % intervals.
+    Tokens were exchanged one by one, or with the message or prompt that they come in: `differences` says how
+    many of these units the first is ahead by so many hits, behind if below 0; `interval` covers the
+    difference of the two hit rates with at least 95 %, for independent tokens: with that probability both
+    rates lie in their own exact 97.5 % intervals.
     """
 
     only_first: int
     only_second: int
-    units: int
+    differences: Mapping[int, int]
     p_value: float
     interval: Interval
+
+    @property
+    def units(self) -> int:
+        """Return how many units were exchanged."""
+        return sum(self.differences.values())
 
     def decides(self, level: float) -> bool:
         """Return whether there are units enough for a p-value below a level, if one side is always ahead."""
         return 0.5**self.units < level
 
 
-def exchanged(differences: Sequence[int]) -> float:
+def exchanged(differences: Mapping[int, int]) -> float:
     """Return how likely a sum as large as this is if each difference had either sign by a fair coin.
 
-    Exact up to rounding: the distribution is summed up coin by coin.
+    Differences come with the number of times that they occur. Exact up to rounding: the distribution is
+    summed up coin by coin, from the smallest difference on.
     """
-    steps = [abs(step) for step in differences if step]
+    counts = Counter(differences)
+    steps = sorted(abs(step) for step in counts.elements() if step)
     law = np.ones(1)
     for step in steps:
         law = (np.pad(law, (2 * step, 0)) + np.pad(law, (0, 2 * step))) / 2
-    total = sum(steps)
-    return float(min(1.0, law[sum(differences) + total :].sum()))
+    total = sum(step * count for step, count in counts.items())
+    return float(min(1.0, law[total + sum(steps) :].sum()))
+
+
+def counted(hits: tuple[int, int], tokens: int, only_first: int, differences: Mapping[int, int]) -> Paired:
+    """Return the comparison of two attacks from counts alone: the hits of each, and of the first alone."""
+    each = (1 + CONFIDENCE) / 2
+    high, low = clopper_pearson(hits[0], tokens, each), clopper_pearson(hits[1], tokens, each)
+    return Paired(
+        only_first,
+        only_first - hits[0] + hits[1],
+        differences,
+        exchanged(differences),
+        (high[0] - low[1], high[1] - low[0]),
+    )
 
 
 def paired(first: Sequence[bool], second: Sequence[bool], units: Sequence[int] | None = None) -> Paired:
@@ -63,12 +85,5 @@ def paired(first: Sequence[bool], second: Sequence[bool], units: Sequence[int] |
     labels = range(len(difference)) if units is None else units
     numbers = np.unique(np.array(labels, dtype=np.int64), return_inverse=True)[1]
     summed = np.bincount(numbers, difference).astype(np.int64).tolist()
-    each = (1 + CONFIDENCE) / 2
-    high, low = clopper_pearson(sum(first), len(first), each), clopper_pearson(sum(second), len(second), each)
-    return Paired(
-        int((difference > 0).sum()),
-        int((difference < 0).sum()),
-        len(summed),
-        exchanged(summed),
-        (high[0] - low[1], high[1] - low[0]),
-    )
+    differences = dict(sorted(Counter(summed).items()))
+    return counted((sum(first), sum(second)), len(first), int((difference > 0).sum()), differences)
