@@ -587,6 +587,38 @@ def audit(
         raise typer.Exit(1)
 
 
+@app.command("verify-report")
+def verify_report(
+    report: Annotated[Path, typer.Argument(help="report.json that `veil audit` wrote")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="directory that `veil import` made of the audited checkpoint"),
+    ] = None,
+    statement: Annotated[
+        Path | None, typer.Option(help="statement or envelope; without it, those beside the report")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(help="public Ed25519 key, PEM: an envelope must be signed with it")
+    ] = None,
+) -> None:
+    """Recompute what can be recomputed from a report, and say what cannot; 1 if it says something else."""
+    from veil import auditing
+
+    if not auditing.verify(report, model, statement, key):
+        raise typer.Exit(1)
+
+
+@app.command("sign-report")
+def sign_report(
+    report: Annotated[Path, typer.Argument(help="report.json that `veil audit` wrote")],
+    key: Annotated[Path, typer.Option(help="private Ed25519 key, PEM, as `openssl genpkey` makes it")],
+) -> None:
+    """Sign the in-toto statement beside a report, as a DSSE envelope."""
+    from veil import auditing
+
+    print(f"wrote {auditing.sign(report, key)}")
+
+
 @app.command("audit-sanitizer")
 def audit_sanitizer(
     impl: Annotated[
