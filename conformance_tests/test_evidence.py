@@ -37,6 +37,7 @@ from veil_conformance.audit import (
     claims,
     envelope,
     evidence,
+    matrix,
     output,
     rebuild,
     report,
@@ -72,7 +73,8 @@ def content(folder: Path) -> Report:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute once what is computed again for every report."""
-    for module, name in ((claims, "certified"), (statistics, "clopper_pearson")):
+    cached = (claims, "certified"), (statistics, "clopper_pearson"), (matrix, "clopper_pearson")
+    for module, name in cached:
         monkeypatch.setattr(module, name, cache(getattr(module, name)))
 
 
@@ -160,6 +162,8 @@ RESTS: Final = {
     "bit_identity.reference_positions": "claims.optimized-equals-reference",
     "matrix.cells.*.expected": "claims.",
     "matrix.cells.*.tokens": "claims.",
+    "matrix.cells.*.target": "claims.",
+    "weights.*.recovered": "claims.weights-are-with-the-enclave",
 }
 """A field that counts, and what is named if it is changed: that which rests on it."""
 
@@ -243,8 +247,8 @@ def test_a_report_with_a_claim_or_a_cell_left_out_is_rejected_by_name(content: R
         assert any(line.startswith(f"claims.{claim['id']}") for line in lines), number
     swapped = content["claims"][1::-1] + content["claims"][2:]
     assert any(line.startswith("claims.0: ") for line in problems(content | {"claims": swapped}))
-    matrix = content["matrix"]
-    assert problems(content | {"matrix": matrix | {"cells": matrix["cells"][1:]}})
+    fewer = content["matrix"] | {"cells": content["matrix"]["cells"][1:]}
+    assert problems(content | {"matrix": fewer})
 
 
 def test_two_runs_differ_only_in_what_is_listed(folder: Path) -> None:
@@ -347,6 +351,28 @@ def test_each_part_of_a_page_is_compared(
     for place in range(0, len(page), len(page) // 50):
         (made / "report.html").write_text(page[:place] + "~" + page[place + 1 :], "utf-8")
         assert verify.page(content, made / "report.html").problems, place
+
+
+def test_hostile_reports_are_differences_and_no_traceback(
+    made: Path, content: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile: dict[str, Any] = {
+        "generations": [],
+        "picture.tokens": ["x"],
+        "picture.rank.elements": [[1], [1, 2]],
+        "cost.bytes_per_token": 1e300,
+        "model.parameters": 10**400,
+        "faithful.max_logit_error": 10**400,
+        "claims.2.figures.largest gap of a difference": 10**400,
+        "claims.0.figures": {},
+        "matrix.cells.0.tokens": 0,
+        "matrix.curve.points": content["matrix"]["curve"]["points"][:2],
+    }
+    for name, value in hostile.items():
+        path = tuple(int(part) if part.isdigit() else part for part in name.split("."))
+        (made / "report.json").write_text(json.dumps(changed(content, path, value)), "utf-8")
+        assert run(["verify-report", str(made / "report.json")]) == 1, name
+    assert "Traceback" not in capsys.readouterr().out
 
 
 def test_a_model_is_compared(folder: Path, content: Report, quick: None, tmp_path: Path) -> None:
@@ -513,7 +539,20 @@ def test_keys_of_another_kind_are_refused(
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "5", '{"a": NaN}', '{"a": 1, "a": 1}', "[" * 10**5, "\x00", "{}\n{}"]
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "5",
+        '{"a": NaN}',
+        '{"a": 1, "a": 1}',
+        "[" * 10**5,
+        "\x00",
+        "{}\n{}",
+        '{"a": 1e999}',
+        '{"a": "\\ud800"}',
+    ],
 )
 def test_what_is_no_report_is_refused_in_one_line(
     tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
