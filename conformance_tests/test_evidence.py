@@ -327,6 +327,9 @@ def test_each_line_of_a_junit_report_is_compared(made: Path, content: Report) ->
         (made / "junit.xml").write_text("\n".join(other) + "\n", "utf-8")
         (problem,) = verify.junit(content, made / "junit.xml").problems
         assert problem.startswith(f"junit.xml.{number}: ")
+    for text in ("\r\n".join(lines), "\n".join(lines), "\n".join([*lines, "", ""])):
+        (made / "junit.xml").write_bytes(text.encode())
+        assert verify.junit(content, made / "junit.xml").problems
 
 
 def test_each_field_of_a_statement_is_compared(made: Path) -> None:
@@ -351,6 +354,9 @@ def test_each_part_of_a_page_is_compared(
     for place in range(0, len(page), len(page) // 50):
         (made / "report.html").write_text(page[:place] + "~" + page[place + 1 :], "utf-8")
         assert verify.page(content, made / "report.html").problems, place
+    for data in (page.replace("\n", "\r\n").encode(), page.encode() + b"\xff", b""):
+        (made / "report.html").write_bytes(data)
+        assert verify.page(content, made / "report.html").problems
 
 
 def test_hostile_reports_are_differences_and_no_traceback(

@@ -143,16 +143,15 @@ def _close(stated: float, computed: float, path: str) -> bool:
         return False
 
 
-def _by_id(value: object) -> object:
-    """Return claims by their ID; anything else as it is."""
-    claims_of = isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
-    if not claims_of or not all("id" in each for each in value):  # type: ignore[attr-defined]
+def _by_id(value: Any) -> Any:
+    """Return claims by their ID, if no ID comes twice; anything else as it is."""
+    if not isinstance(value, list) or not all(isinstance(each, dict) and "id" in each for each in value):
         return value
-    named = {str(each["id"]): each for each in value}  # type: ignore[attr-defined]
-    return named if len(named) == len(value) else value  # type: ignore[arg-type]
+    named = {str(each["id"]): each for each in value}
+    return named if len(named) == len(value) > 0 else value
 
 
-def differences(stated: object, computed: object, path: str) -> Iterator[str]:
+def differences(stated: Any, computed: Any, path: str) -> Iterator[str]:
     """Yield a line for each place under a path where a report does not say what was computed."""
     stated, computed = _by_id(stated), _by_id(computed)
     if isinstance(stated, Mapping) and isinstance(computed, Mapping):
@@ -172,11 +171,11 @@ def differences(stated: object, computed: object, path: str) -> Iterator[str]:
         yield f"{path}: the report says {_shown(stated)}, recomputed {_shown(computed)}"
 
 
-def _same(stated: object, computed: object, path: str) -> bool:
+def _same(stated: Any, computed: Any, path: str) -> bool:
     both = stated, computed
     numbers = all(isinstance(each, int | float) and not isinstance(each, bool) for each in both)
     if numbers and any(isinstance(each, float) for each in both):
-        return _close(stated, computed, path)  # type: ignore[arg-type]
+        return _close(stated, computed, path)
     return type(stated) is type(computed) and stated == computed
 
 
@@ -191,14 +190,14 @@ def recomputed(report: Mapping[str, Any], model: Model | None = None) -> Iterato
     """Yield a check of each section of a report, which has the stated form."""
     try:
         found = rebuild.found(report, claims.fit(model) if model else None)
-        computed: Mapping[str, Json] = content.judged(found, report["model"]["name"])
+        computed: Mapping[str, Any] = content.judged(found, report["model"]["name"])
     except rebuild.Odd as odd:
         yield Check("claims", [str(odd)])
         return
     for name, what in SECTIONS.items():
         yield Check(f"{name}: {what}", list(differences(report[name], computed[name], name)))
     order = [claim["id"] for claim in report["claims"]]
-    expected = [claim["id"] for claim in computed["claims"]]  # type: ignore[union-attr, call-overload, index]
+    expected = [claim["id"] for claim in computed["claims"]]
     yield Check("claims: their order", list(differences(order, expected, "claims")))
     yield from _environment(report["environment"])
     if model is not None:
@@ -225,18 +224,19 @@ def file(report: Mapping[str, Any], model: Path) -> Check:
 
 
 def junit(report: Json, path: Path) -> Check:
-    """Return whether a JUnit report says what a report says; at most its first other line is named."""
-    stated, computed = path.read_text("utf-8", "replace").splitlines(), attest.junit(report).splitlines()
-    lines = list(differences(stated, computed, path.name))
-    return Check(f"{path.name}: a case for each claim, as report.json has it", lines[:1])
+    """Return whether a JUnit report is that of a report, byte for byte; its first other line is named."""
+    stated, computed = path.read_bytes(), attest.junit(report).encode()
+    one, other = (data.decode("utf-8", "replace").split("\n") for data in (stated, computed))
+    named = [*differences(one, other, path.name), f"{path.name}: other bytes"] if stated != computed else []
+    return Check(f"{path.name}: a case for each claim, as report.json has it", named[:1])
 
 
 def page(report: Json, path: Path) -> Check:
     """Return whether a page is what this copy of the audit renders, byte for byte."""
-    stated = path.read_text("utf-8", "replace")
-    tree = TREE.search(stated)
+    stated = path.read_bytes()
+    tree = TREE.search(stated.decode("utf-8", "replace"))
     try:
-        same = stated == render(report, tree[1] if tree else None)
+        same = stated == render(report, tree[1] if tree else None).encode()
     except (ArithmeticError, LookupError, TypeError, ValueError):
         # What has the stated form and cannot be drawn, such as a picture with rows of two lengths.
         same = False
