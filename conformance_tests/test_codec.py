@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from veil_conformance import codec, protocol
 from veil_conformance.codec import READERS, SIGNATURES, WRITERS, Context, Fields, Json, Malformed, Unwritable
-from veil_conformance.verdicts import ROOT
+from veil_conformance.suite import ROOT
 from veil_reference import implementation
 from veil_spec.constants import LWE_MODULUS, PRIMES
 from veil_spec.refusals import Refused

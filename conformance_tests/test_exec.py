@@ -21,7 +21,8 @@ from veil_conformance import __main__ as command_line
 from veil_conformance import loading, process, program, runner
 from veil_conformance.codec import SIGNATURES, Fields, Json
 from veil_conformance.process import Limits, Plugin
-from veil_conformance.verdicts import ROOT, verdicts, why
+from veil_conformance.suite import ROOT
+from veil_conformance.verdicts import verdicts, why
 from veil_spec import __version__
 from veil_spec.interface import Implementation
 

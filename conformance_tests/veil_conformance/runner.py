@@ -15,7 +15,8 @@ from veil_conformance import fixtures
 from veil_conformance.loading import Claimed
 from veil_conformance.process import NO_FORM, Plugin
 from veil_conformance.program import Trouble
-from veil_conformance.verdicts import ROOT, UNMARKED, Result
+from veil_conformance.suite import ROOT
+from veil_conformance.verdicts import UNMARKED, Result
 from veil_spec.interface import Implementation
 
 FOREIGN: Final = ("PYTEST_ADDOPTS", "PYTEST_PLUGINS", "CI", "BUILD_NUMBER")

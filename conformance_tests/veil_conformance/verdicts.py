@@ -1,6 +1,5 @@
 """What a run says in the end: verdicts on requirements and classes, and which failures were known."""
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +9,9 @@ from typing import Final
 
 from veil_conformance.classes import CLASSES, Class
 from veil_conformance.program import Trouble
+from veil_conformance.suite import suite_digest
 from veil_spec import __version__
 
-ROOT: Final = Path(__file__).resolve().parent
-"""The suite's own folder: root, configuration and tests."""
 UNMARKED: Final = "SUITE"
 """Blamed for failures of tests that check the suite itself, and of its collection."""
 REQUIREMENTS: Final = frozenset(name for each in CLASSES.values() for name in each.requirements)
@@ -70,18 +68,9 @@ def class_verdict(each: Class, claimed: frozenset[str], results: Sequence[Result
     return "PASS" if passed >= set(each.requirements) and "FAIL" not in found.values() else "FAIL"
 
 
-def suite_digest(root: Path = ROOT) -> str:
-    """Return the first 8 digits of SHA-256 over the suite's files and vectors, by name."""
-    digest = hashlib.sha256()
-    for path in sorted([*root.glob("*.py"), root / "suite.ini", *root.glob("vectors/*.json")]):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:8]
-
-
 def badge(name: str, said: str) -> str:
     """Return the line of a class."""
-    return f"Veil {__version__} · {name} {said} · suite {suite_digest()}"
+    return f"Veil {__version__} · {name} {said} · suite {suite_digest()[:8]}"
 
 
 def read_known(path: Path) -> dict[str, str]:
