@@ -63,6 +63,7 @@ REFERENCE_FILE = "reference/veil_reference/noisy_max.py"
 OPTIMIZED_FILE = "optimized/veil_optimized/noisy_max.py"
 SUITE_FILE = f"{SUITE_FOLDER}/test_noisy_max.py"
 MUTANTS_FILE = f"{SUITE_FOLDER}/mutants.py"
+PROCESS_MUTANTS_FILE = "conformance_tests/test_process_mutants.py"
 PROOF_FILE = "proofs/prove_noisy_max.py"
 VECTORS = f"{SUITE_FOLDER}/vectors/noisy_max.json"
 
@@ -78,6 +79,7 @@ def tree(tmp_path: Path) -> Path:
         OPTIMIZED_FILE: OPTIMIZED,
         SUITE_FILE: SUITE,
         MUTANTS_FILE: 'MUTANTS = {"LastOnTie": "NMX-R1"}\n',
+        PROCESS_MUTANTS_FILE: 'MUTANTS = {"NMX-P1": ("app/main.py", "one", "two")}\n',
         VECTORS: '{"cases": [{"requirement": "NMX-R1"}]}',
         PROOF_FILE: PROOF.replace("{digest}", digest),
         "proofs/README.md": "NMX-A1 is assumed.\n",
@@ -154,6 +156,8 @@ EDITS = {
         "several",
     ),
     "removed mutant": (MUTANTS_FILE, "NMX-R1", "other", "NMX-R1: no mutant"),
+    "removed process mutant": (PROCESS_MUTANTS_FILE, "NMX-P1", "other", "NMX-P1: no mutant"),
+    "misspelt process mutant": (PROCESS_MUTANTS_FILE, "NMX-P1", "NMX-P7", "cites NMX-P7"),
     "misspelt vector": (VECTORS, "NMX-R1", "NMX-R9", "cites NMX-R9"),
     "removed proof": (PROOF_FILE, "Proves: NMX-G1.", "", "NMX-G1: no proof"),
     "uncollected proof": (PROOF_FILE, "def test_bound", "def bound", "a place that does not count"),
@@ -241,3 +245,22 @@ def test_a_mutant_may_be_named_by_a_decorator(tree: Path) -> None:
     (tree / MUTANTS_FILE).write_text(decorated, "utf-8")
     write_table(tree)
     assert traceability.problems(tree) == []
+
+
+def test_the_table_names_what_every_id_has(tree: Path) -> None:
+    rows = {
+        line.split(" | ")[0]: line for line in (tree / traceability.TABLE).read_text("utf-8").splitlines()
+    }
+    suite, optimized = "veil_conformance.test_noisy_max", "`veil_optimized.noisy_max.select`"
+    assert rows["| NMX-R1"].split(" | ")[2:] == [
+        "`veil_reference.noisy_max.select`",
+        optimized,
+        "",
+        "",
+        f"`{suite}.test_ties`",
+        "`veil_conformance.mutants.LastOnTie` |",
+    ]
+    process = ["", optimized, "", "", f"`{suite}.test_line`", "`test_process_mutants.NMX-P1` |"]
+    assert rows["| NMX-P1"].split(" | ")[2:] == process
+    proof, control = "`prove_noisy_max.test_bound`", "`prove_noisy_max.test_negative_control`"
+    assert rows["| NMX-G1"].split(" | ")[2:] == ["", "", proof, control, proof, " |"]
