@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from veil_conformance.verdicts import (
     Unreadable,
     badge,
     class_verdict,
+    first_look,
     read_known,
     verdict,
     why,
@@ -92,6 +94,7 @@ def test_what_went_wrong_stands_beside_the_requirement() -> None:
         "ACC-R17 FAIL (CRASHED: divide: the program ended with status 139)",
         "ACC-R18 PASS",
         f"Veil {__version__} · ACC-Budget FAIL · suite {suite_digest()[:8]}",
+        "first look at: ACC-R17",
         f"x DOES NOT CONFORM to Veil {__version__}: 2 PASS, 1 FAIL, 0 NOT CLAIMED",
     ]
 
@@ -106,6 +109,30 @@ def test_a_known_failure_is_known_and_the_class_fails_all_the_same() -> None:
         badge("ACC-Budget", "FAIL"),
         f"x conforms to Veil {__version__} but for known failures: 2 PASS, 0 FAIL, 0 NOT CLAIMED, 1 KNOWN",
     ]
+
+
+@pytest.mark.parametrize(
+    ("failed", "first"),
+    [
+        ([], ""),
+        (["SUITE"], ""),
+        (["FXP-R10 exp2", "FXP-R9 exp2"], "FXP-R9"),
+        (["RMO-R1 mask", "TAP-R7 mask", "WIR-R1 mask"], "TAP-R7"),
+        (["NMX-R14 a", "ACC-R14 a"], "NMX-R14"),
+        (["NMX-R14 a", "ACC-R13 a"], "ACC-R13"),
+        (["NMX-R9 a", "NMX-R14 a"], "NMX-R9"),
+        (["ACC-R17 divide"], ""),
+        (["ACC-R17 divide", "RMO-R8 mask sample"], "RMO-R8"),
+    ],
+)
+def test_the_first_look_is_at_what_the_others_rest_on(failed: Sequence[str], first: str) -> None:
+    results = [Result(r.split()[0], frozenset(r.split()[1:]), "failed") for r in failed]
+    assert first_look([*PASSED, *results], {"ACC-R17": "known"}) == first
+    assert first_look([replace(each, outcome="error") for each in results], {"ACC-R17"}) == first
+    assert first_look([replace(each, vector=True) for each in results], {"ACC-R17"}) == first
+    assert first_look([Result("TAP-R1", frozenset(), "failed", vector=True), *results], {"ACC-R17"}) == (
+        first or "TAP-R1"
+    )
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,10 @@ class Suite:
             self.troubles[requirement] += self.implementation.troubles
             self.implementation.troubles.clear()
         if report.when == "call" or report.outcome != "passed":
-            self.results.append(Result(requirement, frozenset(self._claimed.touched), _outcome(report)))
+            vector = report.nodeid.startswith("test_vectors.py")
+            self.results.append(
+                Result(requirement, frozenset(self._claimed.touched), _outcome(report), vector)
+            )
 
 
 def _outcome(report: pytest.TestReport) -> str:

@@ -91,6 +91,7 @@ def test_the_fine_table_is_correctly_rounded(impl: Implementation) -> None:
 @example(exponent=-65536 * 32)
 @example(exponent=-65536 * 32 - 1)
 @example(exponent=-65535)
+@example(exponent=-65793)
 def test_exp2_is_a_product_of_two_table_entries(impl: Implementation, exponent: int) -> None:
     coarse, fine = impl.exp2_digits()
     whole, rest = divmod(-exponent, 65536)

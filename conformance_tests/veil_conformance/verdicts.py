@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +28,8 @@ class Result:
     operations: frozenset[str]
     outcome: str
     """passed, failed, error, skipped (an operation is not claimed) or left out (a value has no form)."""
+    vector: bool = False
+    """Whether the test compares the whole output of a stored case."""
 
 
 class Unreadable(Exception):
@@ -52,6 +54,44 @@ def verdicts(results: Sequence[Result]) -> dict[str, str]:
 def _order(name: str) -> tuple[str, int]:
     area, _, number = name.partition("-R")
     return area, int(number or 0)
+
+
+AREAS: Final = ("TAP", "NMX", "ACC", "FXP", "MDL", "RMO", "INT", "WIR")
+"""Each area rests on those before it."""
+AFTER: Final = {
+    "NMX-R2": "NMX-R4",
+    "NMX-R3": "NMX-R4",
+    "NMX-R6": "ACC-R1",
+    "NMX-R8": "ACC-R2",
+    "NMX-R12": "ACC-R1",
+    "NMX-R14": "ACC-R13",
+    "MDL-R3": "MDL-R16",
+    "MDL-R4": "MDL-R7",
+    "MDL-R5": "MDL-R8",
+    "RMO-R17": "RMO-R18",
+}
+"""Requirements whose tests rest on one that a page states later: the tests of NMX-R2 and NMX-R3 on how ties
+are broken, those of NMX-R6 to NMX-R14 on exact laws and certificates, those of MDL-R3 to MDL-R5 on whole
+layers, those of RMO-R17 on the noise of masks."""
+
+
+def _look_order(name: str) -> tuple[int, int, bool, int]:
+    rests_on = AFTER.get(name, name)
+    return AREAS.index(rests_on[:3]), _order(rests_on)[1], name in AFTER, _order(name)[1]
+
+
+def first_look(results: Sequence[Result], known: Collection[str] = ()) -> str:
+    """Return the failing requirement at which to look first, empty where none fails that is not known.
+
+    It is the first in the order of AREAS and numbers, but for AFTER: a page defines later requirements by
+    earlier ones. A vector compares a whole output, and so fails with any fault of its operation: where other
+    tests fail, vectors do not count.
+    """
+    failed = [
+        r for r in results if r.outcome in {"failed", "error"} and r.requirement not in {UNMARKED, *known}
+    ]
+    telling = [each for each in failed if not each.vector] or failed
+    return min((each.requirement for each in telling), key=_look_order, default="")
 
 
 def class_verdict(each: Class, claimed: frozenset[str], results: Sequence[Result]) -> str:
@@ -136,7 +176,7 @@ class Report:
         return complete and "PASS" in said and "FAIL" not in said and not self.stale
 
     def lines(self) -> Iterator[str]:
-        """Yield a line for each requirement, for each class and on what is stale, and the verdict."""
+        """Yield a line for each requirement, class and stale known failure, where to look, the verdict."""
         for name, said in self.found.items():
             if name != UNMARKED or said != "PASS":
                 reason = f" ({self.known[name]})" if said == "KNOWN" else why(self.troubles.get(name, []))
@@ -151,6 +191,8 @@ class Report:
         for each in self.classes:
             said = class_verdict(each, self.claimed, self.results) if self.status in ENDS else "FAIL"
             yield badge(each.name, said)
+        if first := first_look(self.results, self.known):
+            yield f"first look at: {first}"
         yield self._verdict()
 
     def _verdict(self) -> str:
