@@ -14,7 +14,8 @@ SUITES := $(addprefix conform-,veil_reference veil_optimized)
 LIMIT := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test kernel audit audit-sanitizer bench example-mutants examples executors gpu fidelity soak vectors spec $(SUITES)
+.PHONY: help setup lint check test kernel audit audit-sanitizer bench example-mutants examples executors gpu \
+	fidelity soak mutants mutmut vectors spec $(SUITES)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -68,6 +69,16 @@ soak: $(VENV)/fuzz ## the long counts: a million inputs to all that a peer reach
 	VEIL_KILLS=500 $(BIN)/python -m pytest -q conformance_tests/test_kills.py -k random_moments
 	VEIL_FRESHNESS_EVENTS=3 $(BIN)/python -m pytest -q proofs/prove_freshness.py
 	VEIL_FAMILY_CONFIGS=50 $(BIN)/python -m pytest -q conformance_tests/test_families.py -k random_checkpoint
+
+mutants: $(INSTALLED) ## every wrong implementation against the whole suite: what fails and what is blamed, as conformance_tests/MUTANTS.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m veil_conformance.blame --page conformance_tests/MUTANTS.md
+
+$(VENV)/mutation: $(INSTALLED)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[mutation]'
+	touch $@
+
+mutmut: $(VENV)/mutation ## mutation testing of the reference's core, as conformance_tests/MUTMUT.md
+	$(BIN)/python conformance_tests/mutation.py --run
 
 # Where there is a C compiler, the compiled kernel is among what is measured.
 bench: build/models/smollm2 build/models/smollm2-w8 ## ratios of time against a baseline in the same run, as a table, JSON and a page

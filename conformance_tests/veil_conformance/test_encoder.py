@@ -76,7 +76,7 @@ def test_the_sum_of_three_rows_is_saturated_once(
 
 @pytest.mark.requirement("MDL-R14")
 def test_a_type_is_0_where_none_is_given(impl: Implementation, place: Path) -> None:
-    made = tiny_model.tensors(ENCODER, b"types")
+    made = tiny_model.tensors(ENCODER, b"segments")
     plain, first, second = (run(impl, place, ENCODER, made, TOKENS, t) for t in (None, [0] * 6, [1] * 6))
     assert plain == first != second
     labels = [list(impl.labels(place, TOKENS, types)) for types in (None, [0] * 6, [1] * 6)]

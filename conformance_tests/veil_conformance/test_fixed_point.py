@@ -145,6 +145,7 @@ def normed(draw: st.DrawFn) -> tuple[list[int], list[int], int, Fraction]:
 @example(given_=([0, 0], [2**23, 1], 23, Fraction(1, 2**16)))
 @example(given_=([2**46 - 1] * 3, [2**24 - 1] * 3, 23, Fraction(1, 2**40)))
 @example(given_=([1], [2**23], 23, Fraction(1, 2**40)))
+@example(given_=([1], [2**23], 23, Fraction(5131, 20 * 2**48)))
 def test_rms_norm_follows_its_steps(
     impl: Implementation, given_: tuple[list[int], list[int], int, Fraction]
 ) -> None:

@@ -195,6 +195,12 @@ def test_pads_without_a_stream_are_refused(impl: Implementation, group: int, ste
 
 @pytest.mark.requirement("RMO-R6")
 @pytest.mark.parametrize(("group", "step"), NO_STREAM)
+def test_addresses_without_a_stream_are_refused(impl: Implementation, group: int, step: int) -> None:
+    assert refusal(impl.burn, [(2**32 - 1, 2**32 - 1), (group, step)]) == Refusal.STREAM_OUT_OF_RANGE
+
+
+@pytest.mark.requirement("RMO-R6")
+@pytest.mark.parametrize(("group", "step"), NO_STREAM)
 def test_the_papers_pads_without_a_stream_are_refused(impl: Implementation, group: int, step: int) -> None:
     tape = impl.seeded_tape(SEED)
     assert refusal(impl.rank_pad, tape, [[1, 2]], group, step, 1, SMALLEST) == Refusal.STREAM_OUT_OF_RANGE
