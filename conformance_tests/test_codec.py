@@ -188,7 +188,7 @@ NO_FORM: list[tuple[str, object]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "value"), NO_FORM, ids=repr)
+@pytest.mark.parametrize(("kind", "value"), NO_FORM)
 def test_a_value_without_a_form_is_not_written(kind: str, value: object) -> None:
     with pytest.raises(Unwritable):
         codec.written(kind, value, P)

@@ -46,7 +46,7 @@ PASSED = [
         ({"skipped", "failed"}, "FAIL"),
         ({"passed", "error"}, "FAIL"),
     ],
-    ids=str,
+    ids=lambda given: given if isinstance(given, str) else " and ".join(sorted(given)),
 )
 def test_a_requirement_passes_only_if_a_test_passed_and_none_was_skipped(
     outcomes: set[str], said: str
