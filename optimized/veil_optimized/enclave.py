@@ -176,8 +176,9 @@ class Enclave:
             waiting = deque((part, self._asked(*next(part), rows)) for part in parts)
             while waiting:
                 part, answer = waiting.popleft()
+                products = answer()
                 try:
-                    asked = part.send(answer())
+                    asked = part.send(products)
                 except StopIteration as done:
                     made[part] = done.value
                 else:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -50,13 +50,14 @@ Together = Callable[[Sequence[Asking[torch.Tensor]], int], list[torch.Tensor]]
 
 def answered(asking: Asking[Made], products: Products) -> Made:
     """Return what a computation comes to with these products."""
-    try:
-        asked = next(asking)
-        while True:
-            asked = asking.send(products(*asked))
-    except StopIteration as done:
-        made: Made = done.value
-        return made
+    given = cast(torch.Tensor, None)  # what begins a generator
+    while True:
+        try:
+            asked = asking.send(given)
+        except StopIteration as done:
+            made: Made = done.value
+            return made
+        given = products(*asked)
 
 
 @dataclass(frozen=True, slots=True)

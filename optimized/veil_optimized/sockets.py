@@ -147,7 +147,7 @@ class Listener:
                         continue
                     thread = threading.Thread(target=self._serve, args=(stream,), daemon=True)
                     self._streams[stream] = thread
-                thread.start()
+                    thread.start()
 
     def _serve(self, stream: socket.socket) -> None:
         replies = self._exchange(frames(stream), lambda: end(stream))
