@@ -1206,7 +1206,17 @@ def remo_cases() -> list[Case]:
     hidden: Fields = {"model": model_bytes(PRINTED, "encoder").hex(), "tokens": [1, 3]}
     hidden |= {"seed": seed("masks").hex()}
     encoder = Case("RMO-R8", "an encoder", "Known", "masked_stream", hidden)
-    return [*made, *lwe_cases(), encoder, *choice_edges(), *step_edges(), *matrix_edges()]
+    return [*made, *lwe_cases(), encoder, *choice_edges(), *step_edges(), *matrix_edges(), *burnt()]
+
+
+def burnt() -> list[Case]:
+    """Return the last address that can be burnt, and those next to the ends of their ranges."""
+    last = [2**32 - 1, 2**32 - 1]
+    made = [Case("RMO-R11", "the last address", "Edge", "burn", {"addresses": rows_json([last])})]
+    return made + [
+        Case("RMO-R6", "no address", "Refusal", "burn", {"addresses": rows_json([last, other])})
+        for other in ([2**32, 0], [0, 2**32], [-1, 0], [0, -1])
+    ]
 
 
 def choice_edges() -> list[Case]:

@@ -408,15 +408,18 @@ static void pad(const char *input) {
     answer_elements((struct matrix){(size_t)rows, (size_t)columns, cell}, modulus);
 }
 
-/* RMO-R11. Refuses: PAD_REUSED. */
+/* RMO-R11. Refuses: PAD_REUSED, STREAM_OUT_OF_RANGE (RMO-R6; a number below 0 is a large one here). */
 static void burn(const char *input) {
     struct matrix used = rows_field(input, "addresses");
     require(used.rows == 0 || used.columns == 2, "addresses", "pairs of a group and a step");
     const uint64_t *end = used.cell + used.rows * used.columns;
-    for (const uint64_t *late = used.cell; late < end; late += used.columns)
+    for (const uint64_t *late = used.cell; late < end; late += used.columns) {
+        if (late[0] >= (uint64_t)GROUP_LIMIT || late[1] >= (uint64_t)GROUP_LIMIT)
+            refuse("STREAM_OUT_OF_RANGE");
         for (const uint64_t *early = used.cell; early < late; early += used.columns)
             if (early[0] == late[0] && early[1] >= late[1])
                 refuse("PAD_REUSED");
+    }
     answer("null");
 }
 

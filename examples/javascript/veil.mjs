@@ -279,10 +279,11 @@ function pad(tape, group, step, rows, columns, modulus) {
   return Array.from({ length: rows }, (_, row) => elements.slice(row * columns, (row + 1) * columns));
 }
 
-/** Takes the steps of one epoch, pairs [group, step], in this order. RMO-R11. Refuses: PAD_REUSED. */
+/** Takes the steps of one epoch, pairs [group, step]. RMO-R11. Refuses: PAD_REUSED, STREAM_OUT_OF_RANGE. */
 function burn(addresses) {
   const last = new Map();
   for (const [group, step] of addresses) {
+    refuseUnless(isBelow(group, STEP_SPACE) && isBelow(step, STEP_SPACE), "STREAM_OUT_OF_RANGE");
     refuseUnless(!last.has(group) || step > last.get(group), "PAD_REUSED");
     last.set(group, step);
   }
