@@ -22,7 +22,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from veil_optimized import launching, transcript, wire, worker
+from veil_optimized import launching, sockets, transcript, wire, worker
 from veil_optimized.serving import Answer, Server
 from veil_optimized.session import Channel, Exchange
 from veil_optimized.transport import (
@@ -716,6 +716,42 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path.write_text("mine")
     assert refusal_of(lambda: Server(honest, f"unix:{path}")) is Refusal.WORKER_LOST
     assert path.read_text() == "mine"
+
+
+def framed(data: bytes) -> list[bytes]:
+    """Return what is read of a socket on which these bytes arrive before it ends."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX)
+    with theirs:
+        with ours:
+            ours.sendall(data)
+        return list(sockets.frames(theirs))
+
+
+WHOLE = [HELLO, wire.encode(ONE_ROW), wire.encode(wire.REFUSAL)]
+
+
+@pytest.mark.requirement("WIR-P9")
+@given(st.lists(st.sampled_from(WHOLE), max_size=4), st.binary(max_size=120))
+def test_whole_frames_are_read_as_they_were_sent_and_half_ones_never(sent: list[bytes], rest: bytes) -> None:
+    found = framed(b"".join(sent) + rest)
+    assert found[: len(sent)] == sent
+    for frame in found[len(sent) :]:
+        assert rest.startswith(frame)
+        rest = rest[len(frame) :]
+
+
+@pytest.mark.requirement("WIR-P9")
+@given(st.integers(0, wire.HEADER_BYTES - 1), st.integers(0, 255))
+def test_a_damaged_header_is_read_with_the_payload_that_it_states_or_alone(place: int, value: int) -> None:
+    damaged = with_byte(WHOLE[1], place, value)
+    found = framed(damaged)
+    stated = int.from_bytes(damaged[wire.HEADER_BYTES - 4 : wire.HEADER_BYTES], "little")
+    if damaged[:4] != constants.FRAME_MAGIC or stated > constants.FRAME_LIMIT:
+        assert found[0] == damaged[: wire.HEADER_BYTES]
+    elif wire.HEADER_BYTES + stated <= len(damaged):
+        assert found[0] == damaged[: wire.HEADER_BYTES + stated]
+    else:
+        assert found == []
 
 
 # A stream that breaks
