@@ -8,188 +8,165 @@
 
 #include <inttypes.h>
 #include <setjmp.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#define OUTPUT "{\"output\": "
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 _Static_assert(SIZE_MAX >= UINT64_MAX, "sizes are counted in 64 bits");
 
 enum { LINE_LIMIT = 1 << 26, DEPTH_LIMIT = 8, NUMBER_LENGTH = 16 };
 static const int64_t INTEGER_LIMIT = INT64_C(1) << 53;
-
-static char line[LINE_LIMIT + 1];
+static const char SPACES[] = " \t\r\n", DIGITS[] = "0123456789abcdef";
+static char line[LINE_LIMIT + 1], *at; /* the next byte to read; a zero byte ends the line */
 static size_t line_number;
-static int64_t id;
 static jmp_buf refused;
 
-/* One line on standard error and status 2. */
-static _Noreturn void fail(const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    fprintf(stderr, "veil: line %zu: ", line_number);
-    vfprintf(stderr, format, arguments);
-    va_end(arguments);
-    fputc('\n', stderr);
+/* Ends the program, with one line on standard error and status 2, unless this holds of a request. */
+static void require(bool holds, const char *name, const char *form) {
+    if (holds)
+        return;
+    fprintf(stderr, "veil: line %zu: %s must be %s\n", line_number, name, form);
     exit(2);
 }
 
-static void require(bool holds, const char *name, const char *form) {
-    if (!holds)
-        fail("%s must be %s", name, form);
-}
-
-/* Answer with the name of a reason and leave the operation, which has written nothing yet. */
-static _Noreturn void refuse(const char *name) {
-    printf("{\"id\": %" PRId64 ", \"refusal\": \"%s\"}\n", id, name);
+/* Leaves an operation, which has written nothing yet, with the name of a refusal unless this holds. */
+static void refuse_unless(bool holds, const char *name) {
+    if (holds)
+        return;
+    printf("{\"refusal\": \"%s\"", name);
     longjmp(refused, 1);
 }
 
-/* Answer with an output, or with its beginning. */
-static void answer(const char *format, ...) {
-    va_list arguments;
-    va_start(arguments, format);
-    printf("{\"id\": %" PRId64 ", \"output\": ", id);
-    vprintf(format, arguments);
-    va_end(arguments);
-}
-
-/* Memory is taken in zeroed blocks, and given back up to an earlier block. */
 static struct block {
     struct block *next;
     max_align_t data[];
 } *blocks;
 
+/* Returns zeroed memory. */
 static void *take(size_t count, size_t size) {
     struct block *block = calloc(1, sizeof *block + count * size);
-    require(block != NULL, "the line", "short enough for memory");
+    require(block != NULL, "a line", "short enough for memory");
     block->next = blocks;
     blocks = block;
     return block->data;
 }
 
+/* Frees the memory that was taken since a block was the last one, or all of it if that is NULL. */
 static void give_back(const struct block *until) {
     for (struct block *block; (block = blocks) != until; free(block))
         blocks = block->next;
 }
 
-/* A JSON value is a place in the line, which ends with a zero byte that no rule accepts. */
-static const char *after_spaces(const char *at) {
-    return at + strspn(at, " \t\r\n");
-}
+/* A JSON value; those inside it follow, and are `span` values with it. */
+struct value {
+    const char *name;             /* of the field that it is, or is inside */
+    char kind;                    /* its first byte, but '0' for any integer */
+    const char *text;             /* of a string */
+    uint64_t *cell;               /* it, or the integers inside it, as 64 bits of two's complement */
+    size_t integers, count, span; /* count is of items or fields */
+};
+static struct value *free_value;
+static uint64_t *free_cell;
 
-static const char *after_byte(const char *at, char byte) {
+/* Returns whether a byte comes next, and passes it and spaces if so. */
+static bool skip(char byte) {
     if (*at != byte)
-        fail("no %c at byte %td", byte, at - line);
-    return after_spaces(at + 1);
+        return false;
+    at += 1 + strspn(at + 1, SPACES);
+    return true;
 }
 
-static const char *after_text(const char *at) {
+/* Returns a string, which has no escapes. */
+static const char *read_text(void) {
+    const char *text = at + 1;
     require(*at == '"', "a name", "a string");
-    return after_byte(at + 1 + strcspn(at + 1, "\"\\\t\r\n"), '"');
+    char *end = at += 1 + strcspn(text, "\"\\\t\r\n");
+    require(skip('"'), "a string", "closed and without escapes");
+    *end = '\0';
+    return text;
 }
 
-static const char *after_value(const char *at, int depth) {
-    static const char *const LITERALS[] = {"null", "true", "false"};
+/* Returns a value of at most this depth. */
+static const struct value *read_value(const char *name, int depth) {
+    struct value *value = free_value++;
+    *value = (struct value){.name = name, .kind = *at, .cell = free_cell};
     require(depth > 0, "arrays and objects", "at most 8 in one another");
-    if (*at == '"')
-        return after_text(at);
-    if (*at == '[' || *at == '{') {
-        bool object = *at == '{';
-        char close = object ? '}' : ']';
-        at = after_spaces(at + 1);
-        for (bool more = *at != close; more; at = more ? after_byte(at, ',') : at) {
-            at = after_value(object ? after_byte(after_text(at), ':') : at, depth - 1);
-            more = *at == ',';
+    bool object = *at == '{';
+    if (*at == '"') {
+        value->text = read_text();
+    } else if (skip('[') || skip('{')) {
+        for (bool more = *at != ']' && *at != '}'; more; more = skip(',')) {
+            name = object ? read_text() : name;
+            require(!object || skip(':'), "a name", "followed by a value");
+            read_value(name, depth - 1);
+            value->count++;
         }
-        return after_byte(at, close);
+        require(skip(object ? '}' : ']'), "a line", "JSON");
+    } else if (strncmp(at, "true", 4) == 0 || strncmp(at, "false", 5) == 0) {
+        at += *at == 't' ? 4 : 5;
+    } else {
+        int64_t integer = strtoll(at, NULL, 10);
+        at += *at == '-';
+        size_t length = strspn(at, "0123456789");
+        require(length > 0 && length <= NUMBER_LENGTH && (length == 1 || *at != '0'), "a value", "JSON");
+        require(llabs(integer) < INTEGER_LIMIT, name, "between -2^53 and 2^53");
+        at += length;
+        value->kind = '0';
+        *free_cell++ = (uint64_t)integer;
     }
-    for (size_t i = 0; i < COUNT(LITERALS); i++)
-        if (strncmp(at, LITERALS[i], strlen(LITERALS[i])) == 0)
-            return after_spaces(at + strlen(LITERALS[i]));
-    at += *at == '-';
-    size_t length = strspn(at, "0123456789");
-    if (length < 1 || length > NUMBER_LENGTH || (*at == '0' && length > 1))
-        fail("no value at byte %td", at - line);
-    return after_spaces(at + length);
-}
-
-/* Items of an array, or fields of an object; NULL after the last. */
-static const char *first_item(const char *value) {
-    const char *at = after_spaces(value + 1);
-    return *at == ']' || *at == '}' ? NULL : at;
-}
-
-static const char *field_value(const char *item) {
-    return after_byte(after_text(item), ':');
-}
-
-static const char *next_item(const char *value) {
-    const char *at = after_value(value, DEPTH_LIMIT);
-    return *at == ',' ? after_byte(at, ',') : NULL;
-}
-
-static size_t count_items(const char *value) {
-    bool object = *value == '{';
-    size_t count = 0;
-    for (const char *item = first_item(value); item != NULL; count++)
-        item = next_item(object ? field_value(item) : item);
-    return count;
-}
-
-static const char *field_or_null(const char *object, const char *name) {
-    size_t length = strlen(name);
-    for (const char *item = first_item(object); item != NULL; item = next_item(field_value(item)))
-        if (strncmp(item + 1, name, length) == 0 && item[1 + length] == '"')
-            return field_value(item);
-    return NULL;
-}
-
-static const char *field(const char *object, const char *name) {
-    const char *value = field_or_null(object, name);
-    require(value != NULL, name, "among the fields");
+    at += strspn(at, SPACES);
+    value->integers = (size_t)(free_cell - value->cell);
+    value->span = (size_t)(free_value - value);
     return value;
 }
 
-/* As each field of an object is looked up, the right number of them excludes others and repeated ones. */
-static const char *object_of(const char *value, const char *name, size_t count) {
-    require(*value == '{' && count_items(value) == count, name, "an object of exactly the stated fields");
+/* Returns a value of one of these kinds. */
+static const struct value *of_kind(const struct value *value, const char *kinds) {
+    require(strchr(kinds, value->kind) != NULL, value->name, "of the form that wire.md states");
     return value;
 }
 
-static int64_t integer_of(const char *value, const char *name) {
-    require(*value == '-' || (*value >= '0' && *value <= '9'), name, "an integer");
-    int64_t integer = strtoll(value, NULL, 10);
-    require(llabs(integer) < INTEGER_LIMIT, name, "between -2^53 and 2^53");
-    return integer;
+/* Returns an object of so many fields: as each is looked up, there is no other and none twice. */
+static const struct value *object_of(const struct value *value, size_t count) {
+    require(of_kind(value, "{")->count == count, value->name, "an object of exactly the stated fields");
+    return value;
 }
 
-static int64_t integer_field(const char *object, const char *name) {
-    return integer_of(field(object, name), name);
+/* Returns the value of a field, of one of these kinds. */
+static const struct value *field(const struct value *object, const char *name, const char *kinds) {
+    const struct value *end = object + object->span, *value = object + 1;
+    while (value < end && strcmp(value->name, name) != 0)
+        value += value->span;
+    require(value < end, name, "among the fields");
+    return of_kind(value, kinds);
 }
 
-static int64_t count_field(const char *object, const char *name, int64_t limit) {
+/* Returns the integer in a field. */
+static int64_t integer_field(const struct value *object, const char *name) {
+    return (int64_t)*field(object, name, "0")->cell;
+}
+
+/* Returns the integer in a field, from 0 to below a limit. */
+static int64_t count_field(const struct value *object, const char *name, int64_t limit) {
     int64_t count = integer_field(object, name);
     require(count >= 0 && count < limit, name, "0 or more, and few enough for a line");
     return count;
 }
 
-static const char *text_field(const char *object, const char *name) {
-    const char *value = field(object, name);
-    require(*value == '"', name, "a string");
-    size_t length = strcspn(value + 1, "\"");
-    return memcpy(take(length + 1, 1), value + 1, length);
+/* Returns the string in a field. */
+static const char *text_field(const struct value *object, const char *name) {
+    return field(object, name, "\"")->text;
 }
 
-static const char *domain_field(const char *object) {
+/* Returns the name of a tape's domain. */
+static const char *domain_field(const struct value *object) {
     static const char *const DOMAINS[] = {
-        "nmx.noise",     "nmx.draw",       "rmo.pad",       "rmo.rank.basis", "rmo.rank.mask",
-        "rmo.lwe.basis", "rmo.lwe.secret", "rmo.lwe.noise", "rmo.ratchet",    "int.challenge",
-        "mdl.sampling",  "test"};
+        "nmx.noise", "nmx.draw", "rmo.pad", "rmo.rank.basis", "rmo.rank.mask", "rmo.lwe.basis",
+        "rmo.lwe.secret", "rmo.lwe.noise", "rmo.ratchet", "int.challenge", "mdl.sampling", "test"};
     const char *domain = text_field(object, "domain");
     size_t i = 0;
     while (i < COUNT(DOMAINS) && strcmp(DOMAINS[i], domain) != 0)
@@ -198,52 +175,40 @@ static const char *domain_field(const char *object) {
     return domain;
 }
 
-struct bytes {
-    size_t count;
-    uint8_t *at;
-};
-
-/* Two digits a byte, of `count` bytes, or of any number of them where that is 0. */
-static struct bytes bytes_field(const char *object, const char *name, size_t count) {
-    static const char DIGITS[] = "0123456789abcdef";
+/* Returns the digits in a field: two for each byte of `count`, or of any number where that is 0. */
+static const char *digits_field(const struct value *object, const char *name, size_t count) {
     const char *digits = text_field(object, name);
-    size_t length = strlen(digits);
-    require(length % 2 == 0 && strspn(digits, DIGITS) == length, name, "pairs of lower-case digits");
-    require(count == 0 || length / 2 == count, name, "of the stated number of digits");
-    struct bytes bytes = {length / 2, take(length / 2, 1)};
-    for (size_t i = 0; i < length; i++)
-        bytes.at[i / 2] = (uint8_t)(bytes.at[i / 2] << 4 | (strchr(DIGITS, digits[i]) - DIGITS));
-    return bytes;
+    size_t length = strspn(digits, DIGITS), stated = count > 0 ? 2 * count : length;
+    require(digits[length] == '\0' && length % 2 == 0 && length == stated, name, "digits, as many as stated");
+    return digits;
 }
 
-static uint64_t little_endian(const uint8_t *bytes, size_t count) {
-    uint64_t integer = 0;
-    require(count <= sizeof integer, "an integer", "of 8 bytes at most");
-    while (count-- > 0)
-        integer = integer << 8 | bytes[count];
-    return integer;
+/* Returns the number whose digits start with its lowest byte, or 0 if it has more than 8 bytes. */
+static uint64_t number_of(const char *digits, size_t bytes) {
+    uint64_t number = 0;
+    for (size_t i = bytes <= sizeof number ? 2 * bytes : 0; i > 0; i -= 2)
+        for (size_t half = i - 2; half < i; half++)
+            number = number << 4 | (uint64_t)(strchr(DIGITS, digits[half]) - DIGITS);
+    return number;
 }
 
-static void write_digits(uint64_t integer, size_t count) {
-    for (; count > 0; count--, integer >>= 8)
-        printf("%02x", (unsigned)(integer & 0xff));
+/* Writes the digits of a number of so many bytes. */
+static void write_digits(uint64_t number, size_t bytes) {
+    for (; bytes > 0; bytes--, number >>= 8)
+        printf("%02x", (unsigned)(number & 0xff));
 }
 
-/* A modulus; what is none of 64 bits is given as 1, which is no prime either. */
-static uint64_t modulus_field(const char *object) {
-    uint64_t modulus = 1;
-    if (*field(object, "modulus") != '"') {
-        int64_t integer = integer_field(object, "modulus");
-        modulus = integer > 0 ? (uint64_t)integer : 1;
-    } else {
-        struct bytes bytes = bytes_field(object, "modulus", 0);
-        modulus = bytes.count <= sizeof modulus ? little_endian(bytes.at, bytes.count) : 1;
-    }
+/* Returns a modulus; what is none of 64 bits is given as 1, which is no prime either. */
+static uint64_t modulus_field(const struct value *object) {
+    const struct value *value = field(object, "modulus", "0\"");
+    if (value->kind == '0')
+        return integer_field(object, "modulus") > 0 ? *value->cell : 1;
+    uint64_t modulus = number_of(digits_field(object, "modulus", 0), strlen(value->text) / 2);
     return modulus > 0 ? modulus : 1;
 }
 
-/* What is beyond 64 bits is given as their largest integer, and is beyond every limit. */
-static void alpha_field(const char *object, int64_t *numerator, int64_t *denominator) {
+/* Reads num/den. What is beyond 64 bits is given as their largest integer, and is beyond every limit. */
+static void alpha_field(const struct value *object, int64_t *numerator, int64_t *denominator) {
     const char *text = text_field(object, "alpha");
     char *end;
     *numerator = strtoll(text, &end, 10);
@@ -252,77 +217,74 @@ static void alpha_field(const char *object, int64_t *numerator, int64_t *denomin
     require(*end == '\0', "alpha", "num/den");
 }
 
-/* Integers, as the 64 bits of their two's complement, or elements. An empty or ragged one has no columns. */
+/* Integers, or elements of a field. An empty or ragged matrix has no columns. */
 struct matrix {
     size_t rows, columns;
     uint64_t *cell;
 };
 
-static struct matrix row_of(const char *value, const char *name) {
-    require(*value == '[', name, "an array of integers");
-    size_t count = count_items(value), i = 0;
-    struct matrix row = {1, count, take(count, sizeof *row.cell)};
-    for (const char *item = first_item(value); item != NULL; item = next_item(item))
-        row.cell[i++] = (uint64_t)integer_of(item, name);
-    return row;
+/* Returns an array of integers as a row. */
+static struct matrix row_of(const struct value *array) {
+    require(of_kind(array, "[")->span == array->integers + 1, array->name, "an array of integers");
+    uint64_t *cell = take(array->count, sizeof *cell);
+    return (struct matrix){1, array->count, memcpy(cell, array->cell, array->count * sizeof *cell)};
 }
 
-static struct matrix rows_field(const char *object, const char *name) {
-    const char *array = field(object, name);
-    require(*array == '[', name, "an array of rows");
-    struct matrix matrix = {count_items(array), 0, NULL};
-    size_t i = 0;
-    for (const char *item = first_item(array); item != NULL; item = next_item(item)) {
-        struct matrix row = row_of(item, name);
-        if (i == 0)
-            matrix = (struct matrix){matrix.rows, row.columns,
-                                     take(matrix.rows, row.columns * sizeof *row.cell)};
-        if (row.columns != matrix.columns)
-            return (struct matrix){matrix.rows, 0, NULL};
-        memcpy(matrix.cell + i++ * row.columns, row.cell, row.columns * sizeof *row.cell);
+/* Returns the rows in a field. */
+static struct matrix rows_field(const struct value *object, const char *name) {
+    const struct value *array = field(object, name, "["), *row = array + 1;
+    struct matrix matrix = {array->count, array->count > 0 ? row->count : 0, NULL};
+    for (; row < array + array->span; row += row->span) {
+        require(of_kind(row, "[")->span == row->integers + 1, name, "an array of integers");
+        matrix.columns = row->count == matrix.columns ? matrix.columns : 0;
     }
+    matrix.cell = take(array->integers, sizeof *matrix.cell);
+    memcpy(matrix.cell, array->cell, array->integers * sizeof *matrix.cell);
     return matrix;
 }
 
+/* Returns in how many bytes an element is written. */
 static size_t element_bytes(uint64_t modulus) {
-    size_t count = 0;
-    for (; modulus > 0; modulus >>= 8)
-        count++;
-    return count;
+    return modulus > 0xff ? 1 + element_bytes(modulus >> 8) : 1;
 }
 
-static struct matrix elements_field(const char *object, const char *name, uint64_t modulus) {
-    const char *value = object_of(field(object, name), name, 2);
-    struct matrix shape = row_of(field(value, "shape"), "shape");
-    struct bytes bytes = bytes_field(value, "words", 0);
-    require(shape.columns == 2 && shape.cell[0] < LINE_LIMIT && shape.cell[1] < LINE_LIMIT, "shape",
-            "two lengths");
-    size_t count = shape.cell[0] * shape.cell[1], width = element_bytes(modulus);
-    require(count * width == bytes.count, name, "of the stated shape");
+/* Returns the elements in a field. */
+static struct matrix elements_field(const struct value *object, const char *name, uint64_t modulus) {
+    const struct value *value = object_of(field(object, name, "{"), 2);
+    struct matrix shape = row_of(field(value, "shape", "["));
+    const char *words = digits_field(value, "words", 0);
+    require(shape.columns == 2 && (shape.cell[0] | shape.cell[1]) < LINE_LIMIT, "shape", "two lengths");
+    size_t count = shape.cell[0] * shape.cell[1], bytes = element_bytes(modulus);
+    require(2 * count * bytes == strlen(words), name, "of the stated shape");
     struct matrix matrix = {shape.cell[0], shape.cell[1], take(count, sizeof *matrix.cell)};
     for (size_t i = 0; i < count; i++)
-        matrix.cell[i] = little_endian(bytes.at + i * width, width);
+        matrix.cell[i] = number_of(words + 2 * i * bytes, bytes);
     return matrix;
 }
 
+/* Answers with elements. */
 static void answer_elements(struct matrix matrix, uint64_t modulus) {
-    answer("{\"shape\": [%zu, %zu], \"words\": \"", matrix.rows, matrix.columns);
+    printf(OUTPUT "{\"shape\": [%zu, %zu], \"words\": \"", matrix.rows, matrix.columns);
     for (size_t i = 0; i < matrix.rows * matrix.columns; i++)
         write_digits(matrix.cell[i], element_bytes(modulus));
     printf("\"}");
 }
 
-/* The next line's object, or NULL where the input ends. */
-static const char *next_request(void) {
+/* Returns the next line's object, or NULL where the input ends. */
+static const struct value *next_request(void) {
     line_number++;
     if (fgets(line, sizeof line, stdin) == NULL)
         return NULL;
-    size_t length = strlen(line);
+    size_t length = strlen(line), values = 1;
     require(length > 0 && line[length - 1] == '\n', "a line", "at most 2^26 bytes, the last a line feed");
-    const char *request = after_spaces(line);
-    require(*after_value(request, DEPTH_LIMIT) == '\0', "a line", "one JSON object");
-    id = integer_field(object_of(request, "a line", 3), "id");
-    return request;
+    for (at = line; *at != '\0'; at++)
+        values += *at == '[' || *at == '{' || *at == ',';
+    free_value = take(values, sizeof *free_value);
+    free_cell = take(values, sizeof *free_cell);
+    at = line + strspn(line, SPACES);
+    const struct value *request = read_value("a line", DEPTH_LIMIT);
+    require(*at == '\0', "a line", "one JSON object");
+    return object_of(request, 3);
 }
 
 #endif
