@@ -30,6 +30,7 @@ from veil.text import Text
 from veil_conformance import tiny_model
 from veil_conformance.attacks import annihilator, base
 from veil_conformance.audit import (
+    attacking,
     charts,
     decoding,
     evidence,
@@ -44,9 +45,11 @@ from veil_conformance.audit import (
 from veil_conformance.audit.attacking import DECODED, Attacker
 from veil_conformance.audit.claims import secrets, soundness
 from veil_conformance.audit.decoding import Checking
+from veil_conformance.audit.evidence import Evidence
 from veil_conformance.audit.options import Options
 from veil_conformance.audit.report import Claim, Json
 from veil_conformance.audit.run import audit
+from veil_optimized import generate as generate_module
 from veil_optimized import transcript
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave, epoch
@@ -301,6 +304,29 @@ def as_predicted(model: Model, path: Path, prompt: list[int]) -> bool:
     words = base.vocabulary(model)
     attacker = Attacker(model, words, "nowhere", prompt, path.parent, lambda: SeededTape(bytes(32)))
     return attacker.exposure(path).as_predicted
+
+
+def test_a_long_prompt_is_taken_in_by_pieces_as_predicted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (attacking, generate_module):
+        monkeypatch.setattr(module, "PIECE", 2)
+    model, path = small(tmp_path), tmp_path / "transcript"
+    recorded(model, path, [1, 2, 3, 4, 5])
+    assert as_predicted(model, path, [6, 7, 8, 9, 10])
+    assert not as_predicted(model, path, [6, 7, 8, 9, 10, 11])
+
+
+def test_proofs_are_judged_wherever_the_audit_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "IMPLEMENTATIONS", ())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tree" / "proofs").mkdir(parents=True)
+    (tmp_path / "tree" / "proofs" / "test_nothing.py").write_text("def test_it(): ...\n", "utf-8")
+    (tmp_path / "here").mkdir()
+    Evidence(tmp_path / "tree", Path("here"))._proofs.wait()  # type: ignore[union-attr]
+    assert (tmp_path / "here" / "proofs.xml").exists()
 
 
 def test_frames_of_another_length_are_not_as_predicted(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from veil_conformance.audit.statistics import paired
 from veil_optimized import transcript, wire
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import epoch
-from veil_optimized.generate import steps
+from veil_optimized.generate import PIECE, steps
 from veil_optimized.model import Model
 from veil_optimized.profiles import Masking
 from veil_optimized.transcript import Direction
@@ -120,11 +120,12 @@ class Attacker:
     def _predicted(self, name: bytes) -> Iterator[Frame]:
         """Yield the frames of an epoch of this name, zeros in place of field elements."""
         yield Frame(FrameKind.HELLO, name, *(0,) * 7, self._model.digest)
-        head = self._model.groups[-1]
-        for step in range(1 + DECODED):
+        head, length = self._model.groups[-1], len(self._prompt)
+        pieces = [min(PIECE, length - first) for first in range(0, length, PIECE)]
+        for step, rows in enumerate(pieces + [1] * DECODED):
             for group in self._model.groups:
                 # The head runs on the last position alone.
-                count = 1 if step or group is head else len(self._prompt)
+                count = 1 if group is head else rows
                 width, size = group.weights.shape[1], wire.element_bytes(group.modulus)
                 about = (FrameKind.MULTIPLY, name, group.number, step, width, size)
                 yield from wire.split(*about, bytes(count * width * size))

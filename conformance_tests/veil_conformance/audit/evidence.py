@@ -150,7 +150,7 @@ class Evidence:
     """The runs behind "proved" and "checked": they start at once; `proofs` and `conformance` wait."""
 
     def __init__(self, root: Path | None, scratch: Path) -> None:
-        self._root, self._scratch = root, scratch
+        self._root, self._scratch = root, scratch.resolve()
         self._proofs = self._prove() if root is not None else None
         self._suites = {name: self._conform(name) for name in IMPLEMENTATIONS}
 
