@@ -7,6 +7,7 @@ language is asked. A value without a form in the protocol is not put to it: its 
 import inspect
 import json
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +42,8 @@ NO_FORM: Final = "not put to the program, which has no form for it: "
 """Begins the reason of a test that is left out."""
 SHOWN: Final = 2000
 """Most characters of a request that are shown where it went wrong."""
+EXCHANGES: Final = 3
+"""Most requests that are shown with a test that failed."""
 
 
 def _word(tape: object, domain: Domain, stream: int, index: int) -> None:
@@ -116,6 +119,8 @@ class Plugin:
         self._starts = 0
         self.troubles: list[Trouble] = []
         """What went wrong since somebody last looked and cleared it."""
+        self.exchanges: deque[tuple[object, object]] = deque(maxlen=EXCHANGES)
+        """The last requests with their answers, since somebody last cleared it."""
         try:
             self.about = self._start()
         except BaseException:
@@ -193,6 +198,11 @@ class Plugin:
         except Refused as refused:
             raise Malformed(f"{short(output)} is out of range: {refused}") from None
 
+    def shown(self) -> str:
+        """Return the last requests, as lines that can be sent again, with their answers, cut where long."""
+        lines = [line for pair in self.exchanges for line in zip("><", pair, strict=True)]
+        return "\n".join(f"{sign} {json.dumps(line)[:SHOWN]}" for sign, line in lines)
+
     def _noted(self, trouble: Trouble, given: Fields) -> str:
         """Return what went wrong with the request, and keep it for the report."""
         self.troubles.append(trouble)
@@ -222,6 +232,7 @@ class Plugin:
     def _ask(self, operation: str, given: Mapping[str, Json], seconds: float) -> Json:
         """Return an output. Raises: Refused, Malformed, and Trouble after which the program has to end."""
         reply = cast(Program, self._program).ask(operation, given, seconds)
+        self.exchanges.append(({"id": 1, "operation": operation, "input": given}, reply | {"id": 1}))
         if "output" in reply:
             return cast(Json, reply["output"])
         if reply["refusal"] not in tuple(Refusal):

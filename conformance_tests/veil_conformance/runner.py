@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, cast
@@ -83,6 +83,16 @@ class Suite:
     def pytest_runtest_logstart(self) -> None:
         """Forget what the last test asked for."""
         self._claimed.touched.clear()
+        if isinstance(self.implementation, Plugin):
+            self.implementation.exchanges.clear()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Add what a program was asked last, and what it answered, to the report of a test that failed."""
+        report = yield
+        if report.failed and isinstance(self.implementation, Plugin):
+            report.sections.append(("last requests and answers of the program", self.implementation.shown()))
+        return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Note what became of one test."""
