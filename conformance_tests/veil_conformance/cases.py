@@ -192,6 +192,9 @@ def tape_edges() -> list[Case]:
     short = write_listed({(Domain.TEST, 0, 3): 5})
     given: Fields = {"tape": short, "domain": Domain.TEST.value, "stream": write_stream(0), "index": 3}
     made.append(Case("TAP-R7", "a word with leading zeros", "Edge", "word", given))
+    for stream, index in ((2**96, 3), (0, 2**35), (0, -1)):
+        nowhere_listed = given | {"stream": write_stream(stream), "index": index}
+        made.append(Case("TAP-R7", "no address of a listed tape", "Refusal", "word", nowhere_listed))
     for words in ({}, {(Domain.TEST, 0, 3): 5, (Domain.TEST, 2**66, 0): 6}):
         made.append(Case("TAP-R7", "a listed tape", "Known", "listed_tape", {"words": listed_words(words)}))
     return made
