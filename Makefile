@@ -14,8 +14,8 @@ SUITES := $(addprefix conform-,veil_reference veil_optimized)
 LIMIT := -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lint check test kernel audit audit-sanitizer bench example-mutants examples executors gpu \
-	fidelity soak mutants mutmut vectors spec $(SUITES)
+.PHONY: help setup lint check test kernel audit audit-sanitizer bench docs docs-browser example-mutants examples \
+	executors gpu 	fidelity soak mutants mutmut vectors spec $(SUITES)
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,9 @@ kernel: $(INSTALLED) ## compile the optional CPU kernel, and test what runs on i
 
 audit: $(MODEL) ## run a real model with masked layers, attack it, check every claim, write build/audit/report.html
 	$(BIN)/veil audit
+
+build/audit/report.json: $(shell git ls-files '*.py' 'spec/*.md' '*.json' '*.j2')
+	$(MAKE) audit
 
 audit-sanitizer: $(INSTALLED) ## show that every shipped broken sanitizer is rejected and no correct one
 	$(BIN)/veil audit-sanitizer
@@ -122,6 +125,18 @@ examples: build/examples/veil-c $(INSTALLED) ## implementations in C and JavaScr
 
 example-mutants: build/examples/veil-c $(INSTALLED) ## every version of both examples with one wrong operator or number is caught; needs cc and node
 	$(BIN)/python -m pytest -q -s conformance_tests/example_checks.py -k wrong_line
+
+$(VENV)/docs: $(INSTALLED)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
+	touch $@
+
+docs: $(VENV)/docs build/models/smollm2 ## the documentation as build/docs/index.html, and every tutorial run as it is written
+	rm -rf build/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env -c docs . build/docs
+	$(BIN)/python -m pytest -q conformance_tests/docs_checks.py
+
+docs-browser: $(VENV)/docs ## every page of build/docs in a browser, as wide as a telephone; needs Chromium
+	$(BIN)/python -m pytest -q -s conformance_tests/browser_checks.py
 
 vectors: $(INSTALLED) ## regenerate the test vectors
 	$(BIN)/python -m veil_conformance.generate
