@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from veil_optimized import decoder as decoder_module
 from veil_optimized import transcript, wire
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave, epoch
@@ -215,7 +216,7 @@ def test_two_processes_and_a_transcript(model: Model, imported: Path, tmp_path: 
     assert len(recorded.records) == 2 * (1 + 4 * (4 * model.shape.layers + 1))
 
 
-# Halves of a step that take turns
+# Parts of a step that take turns
 
 LONG = [(7 * place + 3) % 29 for place in range(40)]
 RAGGED = [LONG[:3], LONG[3:30], LONG[30:], LONG[1:17]]
@@ -231,10 +232,12 @@ def _messages(sent: list[bytes]) -> dict[tuple[int, int], bytes]:
 
 
 @pytest.mark.requirement("RMO-R8")
+@pytest.mark.parametrize("fewest", [8, 16])
 @pytest.mark.parametrize("prompts", [[LONG], RAGGED, [LONG[:32], LONG[32:33]]])
-def test_halves_that_take_turns_send_the_messages_of_a_step_at_once_and_come_to_the_same_words(
-    model: Model, prompts: list[list[int]]
+def test_parts_that_take_turns_send_the_messages_of_a_step_at_once_and_come_to_the_same_words(
+    model: Model, prompts: list[list[int]], fewest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(decoder_module, "PART", fewest)
     found = []
     for in_turns in (False, True):
         enclave, sent = _enclave(model, masking=Masking(seed=bytes(32)))
@@ -254,7 +257,7 @@ def test_halves_that_take_turns_send_the_messages_of_a_step_at_once_and_come_to_
 
 
 @pytest.mark.requirement("RMO-P2")
-def test_a_witness_is_told_all_rows_of_a_step_that_was_sent_in_halves(model: Model) -> None:
+def test_a_witness_is_told_all_rows_of_a_step_that_was_sent_in_parts(model: Model) -> None:
     told = []
     for in_turns in (False, True):
         rows = list[object]()
@@ -272,7 +275,7 @@ def test_a_witness_is_told_all_rows_of_a_step_that_was_sent_in_halves(model: Mod
 
 
 @pytest.mark.requirement("INT-P1")
-def test_a_wrong_product_of_the_second_half_ends_the_epoch_and_no_pad_is_left(model: Model) -> None:
+def test_a_wrong_product_of_a_later_part_ends_the_epoch_and_no_pad_is_left(model: Model) -> None:
     def wrong(data: bytes) -> list[bytes]:
         return _one_wrong_element(data) if wire.decode(data).first_row else [data]
 

@@ -184,7 +184,7 @@ def opened(loaded: Model, rank: Fraction | None = None) -> Iterator[Enclave]:
 def through_enclave(
     path: Path, rank: Fraction | None, pieces: Sequence[list[int]], in_turns: bool
 ) -> list[list[int]]:
-    """Return the logits of every position by an enclave and a worker, pieces at once or by halves."""
+    """Return the logits of every position by an enclave and a worker, pieces at once or by parts."""
     loaded = fast_load(path)
     with opened(loaded, rank) as enclave:
         return in_pieces(Decoder(loaded, enclave.products, enclave.together if in_turns else None), pieces)
@@ -194,14 +194,14 @@ def through_enclave(
 def test_masked_batches_give_the_plain_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An enclave with a worker returns the plain logits for every cut of the tokens into batches.
 
-    Given: one small model, all 16 cuts, profiles `pad` and `rank`, each batch at once and by halves that take
+    Given: one small model, all 16 cuts, profiles `pad` and `rank`, each batch at once and by parts that take
     turns (checked).
     Then: masks, batches and plain inference agree in every bit.
     Assuming: nothing.
     Proves: MDL-G1.
-    Pins: veil_optimized.decoder.Decoder._stream 33ef2135.
+    Pins: veil_optimized.decoder.Decoder._stream 2813de10.
     """
-    monkeypatch.setattr(fast_decoder, "IN_TURNS", 2)
+    monkeypatch.setattr(fast_decoder, "PART", 1)
     path = next(small_models(tmp_path))
     expected = decoder.logits(path, TOKENS)
     for rank, pieces, in_turns in product(PROFILES, splits(TOKENS), (False, True)):
@@ -223,15 +223,15 @@ def test_a_batch_gives_each_sequence_what_it_gets_alone(
     """Sequences of a ragged batch get the reference's words of each of them alone, plain and masked.
 
     Given: two small decoders and an encoder, three sequences of five, one and three tokens, at once and by
-    halves that take turns (checked). In
+    parts that take turns (checked). In
     general each sequence attends to itself alone, and all else works row by row with exact sums (argued).
     Then: batches agree with single sequences in every bit.
     Assuming: nothing.
     Proves: MDL-G1.
-    Pins: veil_optimized.encoder.Encoder.through c284a45d.
+    Pins: veil_optimized.encoder.Encoder.through 4af79ffa.
     """
     for module in (fast_decoder, fast_encoder):
-        monkeypatch.setattr(module, "IN_TURNS", 2)
+        monkeypatch.setattr(module, "PART", 1)
     for path in small_models(tmp_path):
         with opened(loaded := fast_load(path)) as enclave:
             for running in (Decoder(loaded), Decoder(loaded, enclave.products, enclave.together)):

@@ -8,7 +8,17 @@ import torch
 
 from veil_optimized import fixed_point, steps, tables
 from veil_optimized.fixed_point import Rows
-from veil_optimized.model import IN_TURNS, Asking, Layers, Model, Products, Together, answered, plain_products
+from veil_optimized.model import (
+    PART,
+    PARTS,
+    Asking,
+    Layers,
+    Model,
+    Products,
+    Together,
+    answered,
+    plain_products,
+)
 from veil_spec import constants
 from veil_spec.architecture import DecoderShape
 from veil_spec.refusals import Refusal, Refused
@@ -81,7 +91,7 @@ class Cache:
 class Decoder:
     """A decoder; `products` computes every linear group, and `cache` is that of its own one sequence.
 
-    With `together`, the halves of a step of many rows take turns, with the same words in the end.
+    With `together`, parts of a step of many rows take turns, with the same words in the end.
 
     Refuses: MODEL_UNSUPPORTED.
     """
@@ -177,17 +187,19 @@ class Decoder:
         return logits
 
     def _stream(self, caches: Sequence[Cache], counts: Sequence[int], stream: torch.Tensor) -> torch.Tensor:
-        """Return the stream [n, width] after all layers, computed at once or by halves that take turns.
+        """Return the stream [n, width] after all layers, computed at once or by parts that take turns.
 
-        Of a sequence that is cut, the first half is always one group ahead, so that its keys and values are
-        there when the second looks at them.
+        Of a sequence that is cut, an earlier part is always one group ahead, so that its keys and values are
+        there when a later one looks at them.
         """
         rows = len(stream)
-        if self._together is None or rows < IN_TURNS:
+        many = min(PARTS, rows // PART)
+        if self._together is None or many < 2:
             return answered(self._through_layers(caches, counts, stream), self._products)
-        middle = rows // 2
-        halves = zip(_halves(caches, counts, middle), (stream[:middle], stream[middle:]), strict=True)
-        parts = [self._through_layers(*held, part) for held, part in halves]
+        parts = []
+        for part in torch.tensor_split(stream, many):
+            held, (caches, counts) = _cut(caches, counts, len(part))
+            parts.append(self._through_layers(*held, part))
         return torch.cat(self._together(parts, rows))
 
     def _through_layers(
@@ -219,18 +231,18 @@ class Decoder:
         return self.advance([self.cache], [tokens], every_position)
 
 
-def _halves(
-    caches: Sequence[Cache], counts: Sequence[int], middle: int
+def _cut(
+    caches: Sequence[Cache], counts: Sequence[int], rows: int
 ) -> tuple[tuple[list[Cache], list[int]], tuple[list[Cache], list[int]]]:
     """Return (caches, tokens of each) before and after so many rows; the sequence there may be cut."""
-    before, after, left = (list[Cache](), list[int]()), (list[Cache](), list[int]()), middle
+    before, after, left = (list[Cache](), list[int]()), (list[Cache](), list[int]()), rows
     for cache, count in zip(caches, counts, strict=True):
         taken = min(count, left)
         left -= taken
-        for half, held, tokens in ((before, cache, taken), (after, cache.after(taken), count - taken)):
+        for side, held, tokens in ((before, cache, taken), (after, cache.after(taken), count - taken)):
             if tokens:
-                half[0].append(held)
-                half[1].append(tokens)
+                side[0].append(held)
+                side[1].append(tokens)
     return before, after
 
 

@@ -1,12 +1,23 @@
 """The encoder of BERT on tensors: sequences of any lengths at once."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 
 from veil_optimized import fixed_point, steps
 from veil_optimized.fixed_point import Rows
-from veil_optimized.model import IN_TURNS, Asking, Layers, Model, Products, Together, answered, plain_products
+from veil_optimized.model import (
+    PART,
+    PARTS,
+    Asking,
+    Layers,
+    Model,
+    Products,
+    Together,
+    answered,
+    plain_products,
+)
 from veil_spec import constants
 from veil_spec.architecture import EncoderShape
 from veil_spec.refusals import Refusal, Refused
@@ -15,7 +26,7 @@ from veil_spec.refusals import Refusal, Refused
 class Encoder:
     """An encoder; `products` computes every linear group.
 
-    With `together`, the halves of many sequences take turns, with the same words in the end.
+    With `together`, parts of many sequences take turns, with the same words in the end.
 
     Refuses: MODEL_UNSUPPORTED.
     """
@@ -73,12 +84,14 @@ class Encoder:
         Implements: MDL-R16, MDL-P3.
         """
         counts = [len(part) for part in streams]
-        rows, middle = sum(counts), len(counts) // 2
-        if self._together is None or not middle or rows < IN_TURNS:
+        rows = sum(counts)
+        many = min(PARTS, rows // PART, len(counts))
+        if self._together is None or many < 2:
             last = answered(self._through_layers(streams), self._products)
         else:
-            halves = streams[:middle], streams[middle:]
-            last = torch.cat(self._together([self._through_layers(half) for half in halves], rows))
+            ends = [len(counts) * part // many for part in range(many + 1)]
+            parts = [self._through_layers(streams[a:b]) for a, b in pairwise(ends)]
+            last = torch.cat(self._together(parts, rows))
         return list(torch.split(last, counts))
 
     def _through_layers(self, streams: Sequence[torch.Tensor]) -> Asking[torch.Tensor]:

@@ -42,8 +42,10 @@ Products = Callable[[Group, torch.Tensor], torch.Tensor]
 Made = TypeVar("Made")
 Asking = Generator[tuple[Group, torch.Tensor], torch.Tensor, Made]
 """A computation that yields (group, rows) wherever it needs products, and goes on with them."""
-IN_TURNS: Final = 32
-"""Rows of a step from which on its halves take turns: one is computed while the other is multiplied."""
+PARTS: Final = 3
+"""Most parts of a step that take turns: some are multiplied while one is computed."""
+PART: Final = 16
+"""Fewest rows of such a part."""
 Together = Callable[[Sequence[Asking[torch.Tensor]], int], list[torch.Tensor]]
 """Returns what parts of one step of so many rows come to, computed in turns; all ask for the same groups."""
 

@@ -1,5 +1,6 @@
 """Streams of frames over a Unix socket, between two processes of one machine: frame after frame, no more."""
 
+import io
 import os
 import shutil
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Final
+from typing import Any, Final
 
 from veil_optimized import wire
 from veil_spec import constants
@@ -20,6 +21,10 @@ SCHEME: Final = "unix:"
 """Begins the address of a Unix socket; the path follows."""
 BUFFER: Final = 2**16
 """Bytes that are read at a time where no long frame is awaited."""
+ON_THE_WAY: Final = 2**21
+"""Bytes that the system is asked to hold for each end: two frames, so that a sender goes on to the next."""
+AWAKE_S: Final = 300e-6 if (os.cpu_count() or 1) > 1 else 0.0
+"""Seconds for which a process looks out for the next frame before it sleeps, where there is a core for it."""
 AGAIN_S: Final = 0.05
 """Seconds between two attempts to reach somebody who may yet listen."""
 STOP_S: Final = 1.0
@@ -36,13 +41,32 @@ def frames(stream: socket.socket) -> Iterator[bytes]:
 
     A header that states no payload within the limits is yielded by itself, for `wire.decode` to refuse.
     """
-    with suppress(OSError), stream.makefile("rb", BUFFER) as reader:
+    with suppress(OSError), io.BufferedReader(_Awake(stream), BUFFER) as reader:
         while len(header := reader.read(wire.HEADER_BYTES)) == wire.HEADER_BYTES:
             length = wire.payload_length(header)
             payload = reader.read(length)
             if len(payload) < length:
                 return
             yield header + payload
+
+
+class _Awake(io.RawIOBase):
+    """Reads a stream; asks again for a short while before it sleeps, since waking up costs as much as a product."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Return how many bytes were read, 0 at the end of the stream."""
+        until = time.perf_counter() + AWAKE_S
+        while time.perf_counter() < until:
+            with suppress(BlockingIOError):
+                return self._stream.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+        return self._stream.recv_into(buffer)
 
 
 def end(stream: socket.socket) -> None:
@@ -60,6 +84,7 @@ class Stream:
         Without, a stream that nobody takes is a broken one.
         """
         self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ON_THE_WAY)
         if not self._reached(address.removeprefix(SCHEME), wait_s) and wait_s:
             self._socket.close()
             raise Refused(Refusal.WORKER_LOST, f"nobody listened at {address} for {wait_s:g} s")
@@ -141,6 +166,7 @@ class Listener:
         with suppress(OSError):
             while True:
                 stream, _ = self._socket.accept()
+                stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ON_THE_WAY)
                 with self._lock:
                     if len(self._streams) >= constants.STREAM_LIMIT:
                         stream.close()
