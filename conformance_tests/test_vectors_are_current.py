@@ -1,8 +1,10 @@
 """The committed vectors are what the reference makes, byte for byte, under any hash seed."""
 
+import json
 import os
 import subprocess
 import sys
+from operator import mul
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,17 @@ def test_regenerated_vectors_are_the_committed_ones(root: Path, tmp_path: Path, 
     schemas = {"schema.json", "protocol.json"}
     committed = {path.name: path.read_bytes() for path in VECTORS.glob("*.json") if path.name not in schemas}
     assert made == committed
+
+
+def test_the_transcript_ends_with_the_plain_products_and_its_pads_are_never_used_twice() -> None:
+    cases = json.loads((VECTORS / "transcript.json").read_text("utf-8"))["cases"]
+    by_comment = {case["comment"]: case for case in cases}
+    ends = [case for case in cases if case["operation"] == "unmask"]
+    for case in ends:
+        at = case["comment"].removesuffix(": the plain product")
+        activations = by_comment[f"{at}: masked rows"]["input"]["activations"]
+        weights = by_comment[f"{at}: the worker's product"]["input"]["weights"]
+        rows = [[sum(map(mul, row, column)) for column in weights] for row in activations]
+        assert case["output"] == rows
+    pads = [case["output"]["words"] for case in cases if case["operation"] == "pad"]
+    assert len(ends) == len(set(pads)) == 6

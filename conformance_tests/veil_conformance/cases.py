@@ -63,6 +63,10 @@ Q = constants.LWE_MODULUS
 HALF, TWO_THIRDS = Fraction(1, 2), Fraction(2, 3)
 
 
+OUTPUT_OF: Final = "the output of "
+"""Begins what stands in an input for the output of an earlier case, whose comment follows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """One input with the requirement that it tests."""
@@ -1668,6 +1672,70 @@ def split_cases() -> list[Case]:
     return made
 
 
+# Transcripts
+
+
+TRANSCRIPT_ROWS: Final = (3, 1, 2)
+"""Rows of the steps of the transcript."""
+TRANSCRIPT_GROUPS: Final = ((P32, 4, 3), (P40, 3, 5))
+"""Field, inner dimension and outputs of its groups."""
+
+
+def transcript_cases() -> list[Case]:
+    """Return all that an enclave and a worker compute in three steps of two groups, each thing alone.
+
+    The enclave mints itself; from its epoch's seed and the activations everything else follows.
+    """
+    made, seed_ = [], seed("transcript").hex()
+    for step, rows in enumerate(TRANSCRIPT_ROWS):
+        for group, about in enumerate(TRANSCRIPT_GROUPS):
+            made += exchanged(f"step {step}, group {group}", seed_, step, group, rows, *about)
+        following = f"the seed of step {step + 1}"
+        made.append(Case("RMO-R22", following, "Known", "ratchet", {"seed": seed_}))
+        seed_ = OUTPUT_OF + following
+    return made
+
+
+def exchanged(
+    at: str, seed_: str, step: int, group: int, rows: int, p: int, inner: int, outputs: int
+) -> list[Case]:
+    """Return one exchange: pads, masked rows, product, check, correction, plain product."""
+
+    def of(what: str) -> str:
+        return f"{OUTPUT_OF}{at}: {what}"
+
+    weights = rows_json(matrix(f"weights {group}", outputs, inner, -32639, 32639))
+    activations = rows_json(matrix(f"activations {at}", rows, inner, -32767, 32767))
+    pads: Fields = {"tape": {"seed": seed_}, "group": group, "step": step, "rows": rows, "columns": inner}
+    vectors: Fields = {"tape": seeded("transcript check"), "group": group, "outputs": outputs}
+    checked: Fields = {"masked": of("masked rows"), "product": of("the worker's product")}
+    secret: Fields = {"challenge": of("secret vectors"), "key": of("the key of the check")}
+    parts: list[tuple[str, str, str, Fields]] = [
+        ("RMO-R7", "pads", "pad", pads),
+        ("RMO-R3", "masked rows", "mask", {"activations": activations, "pads": of("pads")}),
+        ("RMO-R4", "the worker's product", "multiply", {"masked": of("masked rows"), "weights": weights}),
+        ("INT-R2", "secret vectors", "challenge", vectors),
+        (
+            "INT-R3",
+            "the key of the check",
+            "check_key",
+            {"weights": weights, "challenge": of("secret vectors")},
+        ),
+        ("INT-R4", "the check", "verify", checked | secret),
+        ("RMO-R4", "the correction", "multiply", {"masked": of("pads"), "weights": weights}),
+        (
+            "RMO-R5",
+            "the plain product",
+            "unmask",
+            {"product": of("the worker's product"), "correction": of("the correction")},
+        ),
+    ]
+    return [
+        Case(requirement, f"{at}: {what}", "Known", operation, given | {"modulus": p})
+        for requirement, what, operation, given in parts
+    ]
+
+
 SUITES: Final = {
     "tape": ("tap", tape_cases),
     "noisy_max": ("nmx", noisy_max_cases),
@@ -1677,5 +1745,6 @@ SUITES: Final = {
     "remo": ("rmo", remo_cases),
     "integrity": ("int", integrity_cases),
     "wire": ("wir", wire_cases),
+    "transcript": ("rmt", transcript_cases),
 }
 """Suite to (prefix of its identifiers, cases)."""

@@ -3,12 +3,12 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from veil_conformance import accumulate, codec
-from veil_conformance.cases import FLAGS, SUITES, Case
+from veil_conformance.cases import FLAGS, OUTPUT_OF, SUITES, Case
 from veil_reference import implementation
 from veil_spec import __version__
 from veil_spec.interface import Implementation
@@ -17,11 +17,23 @@ VECTORS: Final = Path(__file__).resolve().parent / "vectors"
 """Where the suite keeps its vectors."""
 
 
-def case_json(identifier: str, case: Case, impl: Implementation) -> codec.Fields:
+def filled(value: codec.Json, outputs: Mapping[str, codec.Json]) -> codec.Json:
+    """Return a value with the outputs of earlier cases, by their comments, where it asks for them."""
+    if isinstance(value, dict):
+        return {name: filled(inner, outputs) for name, inner in value.items()}
+    if isinstance(value, str) and value.startswith(OUTPUT_OF):
+        return outputs[value.removeprefix(OUTPUT_OF)]
+    return value
+
+
+def case_json(
+    identifier: str, case: Case, impl: Implementation, outputs: Mapping[str, codec.Json]
+) -> codec.Fields:
     """Return one case with what the reference makes of it."""
+    given = {name: filled(value, outputs) for name, value in case.given.items()}
     described: codec.Fields = {"id": identifier, "requirement": case.requirement, "comment": case.comment}
-    described |= {"flags": [case.flag], "operation": case.operation, "input": case.given}
-    made = codec.run(impl, case.operation, case.given)
+    described |= {"flags": [case.flag], "operation": case.operation, "input": given}
+    made = codec.run(impl, case.operation, given)
     if ("refusal" in made) != (case.flag == "Refusal"):
         raise ValueError(f"{identifier} ({case.comment}) is flagged {case.flag} but gives {made}")
     return described | made
@@ -36,9 +48,12 @@ def accumulated(impl: Implementation) -> codec.Fields:
 def suite_json(name: str, impl: Implementation) -> codec.Fields:
     """Return one vector file."""
     prefix, cases = SUITES[name]
-    written: list[codec.Json] = [
-        case_json(f"{prefix}-{n:04d}", case, impl) for n, case in enumerate(cases(), 1)
-    ]
+    written: list[codec.Json] = []
+    outputs: dict[str, codec.Json] = {}
+    for number, case in enumerate(cases(), 1):
+        made = case_json(f"{prefix}-{number:04d}", case, impl, outputs)
+        outputs[case.comment] = made.get("output")
+        written.append(made)
     document: codec.Fields = {"schema": "schema.json", "spec_version": __version__, "suite": name}
     document |= {"flags": FLAGS, "cases": written}
     return document | {"accumulated": accumulated(impl)} if name == "noisy_max" else document

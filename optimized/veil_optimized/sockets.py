@@ -51,7 +51,7 @@ def frames(stream: socket.socket) -> Iterator[bytes]:
 
 
 class _Awake(io.RawIOBase):
-    """Reads a stream; asks again for a short while before it sleeps, since waking up costs as much as a product."""
+    """Reads a stream. Asks again for a while before it sleeps: waking up costs as much as a short product."""
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
