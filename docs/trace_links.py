@@ -5,11 +5,11 @@ from `traceability`, which `make check` runs: there is nothing here to keep up t
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 from docutils import nodes
 from pygments import highlight
@@ -32,6 +32,10 @@ class Place:
 
     page: str
     anchor: str = ""
+
+
+Link = Callable[[str, Place], nodes.reference]
+"""Returns a link with this text to a place, from the page at hand."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +96,38 @@ def _linked(app: Sphinx, page: nodes.document, docname: str) -> None:
     """Add the links of one page."""
     tree: Tree = app.veil_tree
 
-    def link(text: str, place: Place, *classes: str) -> nodes.reference:
+    def link(text: str, place: Place) -> nodes.reference:
         target = app.builder.get_relative_uri(docname, place.page)
         uri = f"{target}#{place.anchor}" if place.anchor else target
-        return nodes.reference("", text, refuri=uri, internal=True, classes=[*classes])
+        return nodes.reference("", text, refuri=uri, internal=True)
 
+    _link_ids(page, docname, tree, link)
+    _link_code(page, tree, link)
+    _add_traces(page, docname, tree, link)
+
+
+def _link_ids(page: nodes.document, docname: str, tree: Tree, link: Link) -> None:
     for text in list(page.findall(nodes.Text)):
         if not _inside(text, UNLINKED) and not _defines(text.parent, tree, docname):
-            parts = [link(t, tree.defined[t]) if t in tree.defined else nodes.Text(t) for t in _cut(text)]
-            if any(isinstance(part, nodes.reference) for part in parts):
-                text.parent.replace(text, parts)
+            parts = [part for part in re.split(f"({ID.pattern})", text.astext()) if part]
+            made = [
+                link(part, tree.defined[part]) if part in tree.defined else nodes.Text(part) for part in parts
+            ]
+            if any(isinstance(part, nodes.reference) for part in made):
+                text.parent.replace(text, made)
+
+
+def _link_code(page: nodes.document, tree: Tree, link: Link) -> None:
     for literal in list(page.findall(nodes.literal)):
         place = tree.code.get(literal.astext()) if DOTTED.fullmatch(literal.astext()) else None
         if place is not None and not _inside(literal, (nodes.reference, nodes.title)):
             reference = link("", place)
             literal.replace_self(reference)
             reference += literal
+
+
+def _add_traces(page: nodes.document, docname: str, tree: Tree, link: Link) -> None:
+    """Give each line that defines an ID its anchor, and put below it what answers for it."""
     for strong in list(page.findall(nodes.strong)):
         if _defines(strong, tree, docname):
             paragraph, name = strong.parent, strong.astext()
@@ -131,11 +151,7 @@ def _defines(node: nodes.Node, tree: Tree, docname: str) -> bool:
     return isinstance(node.parent, nodes.paragraph) and node.parent.astext().startswith(node.astext())
 
 
-def _cut(text: nodes.Text) -> list[str]:
-    return [part for part in re.split(f"({ID.pattern})", text.astext()) if part]
-
-
-def _trace(name: str, tree: Tree, link: Any) -> nodes.container:
+def _trace(name: str, tree: Tree, link: Link) -> nodes.container:
     """Return one line for each column of the table that has something."""
     box = nodes.container(classes=["trace"])
     for column, cited in tree.answers[name].items():
