@@ -154,6 +154,9 @@ def test_what_a_wrong_program_is_asked_is_shrunk(tmp_path: Path, monkeypatch: py
     cast(Plugin, plugin).close()
     assert verdicts(suite.results) == {"NMX-R4": "FAIL"}
     assert "noises=[0, 0]" in printed and "top=3" in printed
+    assert re.search(
+        r'^> {"id": 1, "operation": "select".*\n< {"id": 1, "output": {"index": 1}}$', printed, re.M
+    )
     assert not any(suite.troubles.values())
 
 
