@@ -70,3 +70,6 @@ def figures(about: str, seconds: dict[str, list[float]], target: float) -> Itera
     for baseline, theirs, limit in (("float32", floats, target), ("plain", plain, TO_PLAIN)):
         yield Figure(f"{about}: masked, minted ahead / {baseline}", masked, theirs, limit)
         yield Figure(f"{about}: masked, minting included / {baseline}", minted(seconds), theirs)
+        if "background" in seconds:
+            meanwhile = tuple(seconds["background"])
+            yield Figure(f"{about}: masked, minted in between / {baseline}", meanwhile, theirs)

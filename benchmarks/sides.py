@@ -68,22 +68,25 @@ def prefills(sides: Sides, enclave: Enclave, prompts: Prompts) -> dict[str, Work
     return {name: works[name] for name in ORDER}
 
 
+def steps_after(
+    prompts: Prompts, begin: Callable[[], Advance], count: int, before: Callable[[], object] = list
+) -> Work:
+    """Return so many steps after prompts, with what comes before them in the same time."""
+    tokens, advance = [[place] for place, _ in enumerate(prompts)], begin()
+    advance(prompts)
+
+    def run() -> None:
+        before()
+        for _ in range(count):
+            advance(tokens)
+
+    return Work(run, count, single=True)
+
+
 def decodes(sides: Sides, enclave: Enclave, prompts: Prompts, count: int) -> dict[str, Work]:
     """Return so many steps after prompts by each side, and the minting of their pads at once."""
-    tokens = [[place] for place, _ in enumerate(prompts)]
-
-    def steps(begin: Callable[[], Advance]) -> Work:
-        advance = begin()
-        advance(prompts)
-
-        def run() -> None:
-            for _ in range(count):
-                advance(tokens)
-
-        return Work(run, count, single=True)
-
     mint = Work(lambda: enclave.mint_ahead(enclave.next_step, count, len(prompts)), count, single=True)
-    works = {name: steps(begin) for name, begin in sides.items()} | {"mint": mint}
+    works = {name: steps_after(prompts, begin, count) for name, begin in sides.items()} | {"mint": mint}
     return {name: works[name] for name in ORDER}
 
 

@@ -15,10 +15,11 @@ from typing import Final
 import torch
 from benchmarks.fidelity import sources
 from benchmarks.ratios import FEWEST, in_turns
-from benchmarks.sides import Sides, decodes, integers, prefills, transformers
+from benchmarks.sides import Sides, decodes, integers, prefills, steps_after, transformers
 from benchmarks.splitting import split
 
-from veil.engines import MINTED_AHEAD, VeilConfig, open_engine
+from veil.engines import VeilConfig, open_engine
+from veil_optimized.enclave import MINTED_AT_ONCE
 
 PROMPT: Final = 192
 """Tokens of a prefill."""
@@ -44,7 +45,8 @@ def measured(folder: Path, gguf: Path, rounds: int) -> dict[str, object]:
     with ExitStack() as stack:
         plain = stack.enter_context(open_engine(folder, VeilConfig(mode="plain")))
         masked = stack.enter_context(open_engine(folder, VeilConfig()))
-        if masked.enclave is None:
+        enclave = masked.enclave
+        if enclave is None:
             raise RuntimeError("mode masked has no enclave")
         floats = sources.floats(gguf, AutoModelForCausalLM)
         sides: Sides = {
@@ -53,9 +55,14 @@ def measured(folder: Path, gguf: Path, rounds: int) -> dict[str, object]:
             "masked": lambda: integers(masked.decoder),
         }
         check_agreement(sides)
-        decode = in_turns(decodes(sides, masked.enclave, [list(range(READ))], MINTED_AHEAD), rounds)
-        prefill = in_turns(prefills(sides, masked.enclave, [list(range(PROMPT))]), rounds)
-        parts = split(plain.model, list(range(PROMPT)), MINTED_AHEAD)
+        prompts, expect = [list(range(READ))], enclave.expect
+        works = decodes(sides, enclave, prompts, MINTED_AT_ONCE)
+        works["background"] = steps_after(
+            prompts, sides["masked"], MINTED_AT_ONCE, lambda: expect(enclave.next_step, MINTED_AT_ONCE)
+        )
+        decode = in_turns(works, rounds)
+        prefill = in_turns(prefills(sides, enclave, [list(range(PROMPT))]), rounds)
+        parts = split(plain.model, list(range(PROMPT)), MINTED_AT_ONCE)
     whole = median(prefill["masked"]) / PROMPT, median(decode["masked"])
     splits = [
         seconds | {CROSSING: max(0.0, total - sum(seconds.values()))}

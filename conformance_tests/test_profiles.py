@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +15,24 @@ import pytest
 import torch
 
 from veil_conformance.attacks import reuse, view
+from veil_optimized import enclave as enclave_module
 from veil_optimized import field, integrity, lwe, plaintext, remo, wire
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave, epoch
 from veil_optimized.generate import generate
 from veil_optimized.launching import LOOPBACK
-from veil_optimized.model import load
+from veil_optimized.model import Model, load
 from veil_optimized.profiles import Masking, Matrix, profile_of
-from veil_optimized.remo import Addresses, LocalMinter, Ratchet, choose_modulus, pad, ratchet
+from veil_optimized.remo import (
+    Addresses,
+    Ahead,
+    LocalMinter,
+    Ratchet,
+    choose_modulus,
+    multiply,
+    pad,
+    ratchet,
+)
 from veil_optimized.serving import Server
 from veil_optimized.session import Channel
 from veil_optimized.tape import SeededTape
@@ -53,7 +64,7 @@ def _layers(*shapes: tuple[int, int]) -> Layers:
     return Layers(made)
 
 
-def _enclave(layers: Layers, masking: Masking) -> tuple[Enclave, list[bytes]]:
+def _enclave(layers: Layers | Model, masking: Masking) -> tuple[Enclave, list[bytes]]:
     worker, sent = Worker(place(layers, "cpu"), layers.digest), []
 
     def handler(data: bytes) -> list[bytes]:
@@ -246,6 +257,68 @@ def test_pads_minted_ahead_and_left_over_are_never_used_for_another_prompt(impor
     assert taken[:6] == [0, 1, 2, 6, 7, 8]
 
 
+@pytest.fixture(scope="module")
+def model(imported: Path) -> Model:
+    """Return the imported model."""
+    return load(imported / INTEGER_FILE)
+
+
+def test_pads_that_are_expected_are_minted_while_answers_are_on_their_way(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the pads of their steps, each minted once, in draws of a few steps; nothing else changes."""
+    monkeypatch.setattr(enclave_module, "MINTED_AT_ONCE", 2)
+    drawn, draw = list[Sequence[int]](), LocalMinter.draw
+
+    def noted(self: LocalMinter, groups: Any, numbers: Sequence[int], rows: Any = None) -> None:
+        drawn.append(list(numbers))
+        draw(self, groups, numbers, rows)
+
+    monkeypatch.setattr(LocalMinter, "draw", noted)
+    found, online = [], []
+    for expected in (0, 5):
+        enclave, sent = _enclave(model, Masking(seed=SEED))
+        enclave.expect(1, expected)
+        made = generate(Decoder(model, enclave.products), [3, 1, 4], 6)
+        found.append((made.tokens, made.logits.tolist(), sent, enclave._profile.macs))
+        online.append(enclave.cost.macs_online)
+    assert found[0] == found[1]
+    assert online[1] < online[0]
+    assert drawn == [[1, 2], [3, 4], [5]]
+
+
+def test_steps_that_have_begun_or_have_no_seed_are_not_drawn(model: Model) -> None:
+    enclave, _ = _enclave(model, Masking())
+    enclave.mint_ahead(2, 2)
+    enclave.expect(0, 6)
+    masked = generate(Decoder(model, enclave.products), [3, 1, 4], 5)
+    assert torch.equal(masked.logits, generate(Decoder(model), [3, 1, 4], 5).logits)
+    generate(Decoder(model, enclave.products), [3, 1, 4], 3)
+    enclave.expect(1, 30)
+    masked = generate(Decoder(model, enclave.products), [3, 1, 4], 5)
+    assert torch.equal(masked.logits, generate(Decoder(model), [3, 1, 4], 5).logits)
+
+
+@pytest.mark.requirement("RMO-P3")
+def test_pads_that_were_drawn_and_not_corrected_are_overwritten() -> None:
+    group = _layers((2, 4)).groups[0]
+    minter = LocalMinter(Ratchet(SEED))
+    minter.draw([group], range(4))
+    pads = [minter._ahead[step][0].pads for step in range(4)]
+    taken, correction = minter.take(group, 1, 1)
+    assert torch.equal(correction, multiply(taken, group.weights, group.modulus))
+    assert not pads[0].any() and pads[2].any()
+    minter.close()
+    assert not any(bool(part.any()) for part in (pads[0], *pads[2:]))
+    assert not minter.work()
+
+
+def held(ahead: Ahead) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the pads and corrections of a step that was minted ahead."""
+    assert ahead.correction is not None
+    return ahead.pads, ahead.correction
+
+
 def test_a_minter_overwrites_what_it_passes_over() -> None:
     group = _layers((2, 4)).groups[0]
     minter = LocalMinter(Ratchet(SEED))
@@ -254,7 +327,7 @@ def test_a_minter_overwrites_what_it_passes_over() -> None:
     pads, _ = minter.take(group, 2, 1)
     third = SeededTape(ratchet(ratchet(SEED)))
     assert torch.equal(pads, pad(third, 0, 2, 1, 4, group.modulus))
-    assert not any(bool(elements.any()) for pair in left for elements in pair)
+    assert not any(bool(elements.any()) for ahead in left for elements in held(ahead))
 
 
 @pytest.mark.requirement("RMO-P3")
@@ -264,8 +337,8 @@ def test_at_a_step_memory_holds_no_pad_or_correction_of_an_earlier_one() -> None
     minter = LocalMinter(Ratchet(SEED))
     minter.mint([group], 0, 8)
     used = [tuple(part.clone() for part in minter.take(group, step, 1)) for step in range(5)]
-    held = [part for pads in minter._ahead.values() for pair in pads.values() for part in pair]
-    behind = [torch.tensor([], dtype=part.dtype).set_(part.untyped_storage()) for part in held]
+    kept = [part for pads in minter._ahead.values() for ahead in pads.values() for part in held(ahead)]
+    behind = [torch.tensor([], dtype=part.dtype).set_(part.untyped_storage()) for part in kept]
     words = {int(word) for storage in behind for word in storage}
     assert not words & {int(word) for pair in used for part in pair for word in part.flatten()}
     assert len(words) == 3 * (4 + 2)
@@ -285,7 +358,7 @@ def test_a_used_correction_and_all_that_is_left_are_overwritten_at_the_end(
     monkeypatch.setattr(LocalMinter, "take", kept)
     enclave, _ = _enclave(layers, Masking())
     enclave.mint_ahead(0, 3)
-    left = enclave._profile.minter._ahead[1][0]  # type: ignore[attr-defined]
+    left = held(enclave._profile.minter._ahead[1][0])  # type: ignore[attr-defined]
     enclave.products(layers.groups[0], _rows(1, 5))  # type: ignore[arg-type]
     assert not any(bool(part.any()) for part in taken)
     assert all(bool(part.any()) for part in left)

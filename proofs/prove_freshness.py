@@ -373,6 +373,8 @@ class House:
             self.wire.breaks = event
         elif event == "ahead":
             self.prepare(self.enclave.next_step)
+        elif event == "expected":
+            self.enclave.expect(self.enclave.next_step, 2)
         elif event == "rewind":
             self.enclave._calls.clear()
         elif event == "dealer restarts":
@@ -434,7 +436,18 @@ class House:
         return several or any(len(o) > 1 for o in owners.values())
 
 
-EVENTS: Final = ("x", "prompt", "in turns", "half a call", "before", "after", "ahead", "rewind", "crash")
+EVENTS: Final = (
+    "x",
+    "prompt",
+    "in turns",
+    "half a call",
+    "before",
+    "after",
+    "ahead",
+    "expected",
+    "rewind",
+    "crash",
+)
 DEALER_EVENTS: Final = (*EVENTS[:-1], "dealer restarts", "rollback")
 
 
@@ -457,8 +470,8 @@ def test_the_running_enclave_masks_no_two_rows_alike(dealt: bool) -> None:
 
     Given: the optimized enclave, channel, worker, minters and dealer; calls of one row and of a prompt, at
     once and by rows that take turns, a call that only half of the groups answer, streams that break before
-    and after a message, pads minted ahead, counters set back, crashes, dealers that start again, and an
-    epoch's name from a rolled-back disk
+    and after a message, pads minted ahead at once and in between, counters set back, crashes, dealers that
+    start again, and an epoch's name from a rolled-back disk
     (by machine: all orders of the stated length; VEIL_FRESHNESS_EVENTS makes them longer).
     Then: the machine explored above is the one that runs; masks are recomputed from what was sent.
     Assuming: TAP-A2, RMO-A1.

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 MODES: Final = ("masked", "plain", "split", "both")
 SANITIZED: Final = ("split", "both")
-MINTED_AHEAD: Final = 32
-"""Steps whose pads are minted at once: one pass over the weights serves them all."""
 
 
 def _unavailable(detail: str) -> Refused:
@@ -269,7 +267,7 @@ class Opened:
         """Prepare the pads of the one-row steps that follow those in which a prompt is taken in."""
         if self.enclave is not None and new_tokens > 1:
             first = self.enclave.next_step + steps_of([prompt])
-            self.enclave.mint_ahead(first, min(new_tokens - 1, MINTED_AHEAD))
+            self.enclave.expect(first, new_tokens - 1)
 
     def sanitize(self, text: str) -> str:
         """Return a text sanitized, drawn afresh. Refuses: MODE_UNAVAILABLE, PROMPT_MALFORMED."""

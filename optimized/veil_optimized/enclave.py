@@ -27,6 +27,10 @@ from veil_spec.refusals import Refusal, Refused
 
 Witness = Callable[[int, int, torch.Tensor], None]
 """Takes (group, step, rows) before the last of them are masked."""
+MINTED_AT_ONCE: Final = 32
+"""Steps whose pads are minted at once: one pass over the weights serves them all."""
+STEPS_LEFT: Final = 4
+"""How many steps before those that are expected their pads are drawn: in one, every group is waited for."""
 BASIS_STEP: Final = constants.STEP_LIMIT
 """The step under which a group's public basis crosses the wire: no row ever has it."""
 
@@ -86,6 +90,7 @@ class Enclave:
         self._model = model
         self._witness = witness
         self._calls: Counter[int] = Counter()
+        self._expected, self._expected_rows = range(0), 1
         self._message: Message | None = None
         self._lock = threading.RLock()
         self._ratchet = remo.Ratchet(self.masking.seed or os.urandom(constants.SEED_BYTES))
@@ -145,6 +150,33 @@ class Enclave:
             self.cost.mint_seconds += time.perf_counter() - start
             self.cost.macs_offline += self._profile.macs - before
 
+    def expect(self, first_step: int, steps: int, rows: int = 1) -> None:
+        """Prepare the pads of steps to come as `mint_ahead` does, but while answers are on their way.
+
+        No more than `MINTED_AT_ONCE` steps are prepared at once; with a dealer, these and no further ones.
+        """
+        if self._profile.background is None:
+            self.mint_ahead(first_step, min(steps, MINTED_AT_ONCE), rows)
+        else:
+            with self._ending_on_failure():
+                self._expected, self._expected_rows = range(first_step, first_step + steps), rows
+                self._mint_in_between()
+
+    def _mint_in_between(self) -> None:
+        """Correct the pads of one group, or draw those of the next steps before the last ones are used."""
+        minter = self._profile.background
+        if minter is None:
+            return
+        start, before = time.perf_counter(), minter.macs
+        begun = max(self._calls.values(), default=0)
+        if not minter.work() and self._expected and self._expected[0] - begun < STEPS_LEFT:
+            coming, self._expected = self._expected[:MINTED_AT_ONCE], self._expected[MINTED_AT_ONCE:]
+            drawn = [step for step in coming if step >= begun and minter.is_open(step)]
+            minter.draw(self._model.groups, drawn, self._rows(self._expected_rows))
+        if minter.macs > before:
+            self.cost.mint_seconds += time.perf_counter() - start
+            self.cost.macs_offline += minter.macs - before
+
     def _rows(self, rows: int) -> Rows:
         if rows == 1:
             return None
@@ -199,6 +231,7 @@ class Enclave:
             self._message = None
 
         def answer() -> torch.Tensor:
+            self._mint_in_between()
             product = self.channel.receive(message.exchange, len(masked), message.sent.modulus)
             return reveal(self._verified(message.sent, masked, product))
 

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 import torch
 
 from veil_optimized import lwe, remo, steps
-from veil_optimized.remo import Minter, Outsourced, RankMinter, Ratchet, Rows
+from veil_optimized.remo import LocalMinter, Minter, Outsourced, RankMinter, Ratchet, Rows
 from veil_optimized.tape import SeededTape
 from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
@@ -97,6 +97,11 @@ class Profile(Protocol):
         """Prepare steps first_step to first_step + steps - 1, of so many rows, where that can be done."""
         ...
 
+    @property
+    def background(self) -> LocalMinter | None:
+        """Return the minter that can work while the worker does, if there is one."""
+        ...
+
     def close(self) -> None:
         """Overwrite what is left of masks."""
         ...
@@ -166,6 +171,11 @@ class Padded:
     def ahead(self, groups: Sequence[Outsourced], first_step: int, steps: int, rows: Rows = None) -> None:
         """Let the minter prepare pads."""
         self.minter.mint(groups, first_step, steps, rows)
+
+    @property
+    def background(self) -> LocalMinter | None:
+        """Return the enclave's own minter."""
+        return self.minter if isinstance(self.minter, LocalMinter) else None
 
     def cover(self, group: Outsourced, step: int, rows: int) -> PadCover:
         """Return the minter's pads. Refuses: PAD_REUSED, as the minter does."""
@@ -244,6 +254,11 @@ class Lwe:
 
     def ahead(self, groups: Sequence[Outsourced], first_step: int, steps: int, rows: Rows = None) -> None:
         """Return nothing: no work is done ahead yet."""
+
+    @property
+    def background(self) -> None:
+        """Return nothing: there is no minter."""
+        return None
 
     def close(self) -> None:
         """Return nothing: what is left is the ratchet's."""

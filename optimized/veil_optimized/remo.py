@@ -1,8 +1,9 @@
 """Masked outsourcing on int64 tensors: the same words as the reference, drawn and multiplied in bulk."""
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import chain
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -259,13 +260,30 @@ def _first_rows(
     return pads[:rows], corrections[:rows]
 
 
+@dataclass(slots=True)
+class Ahead:
+    """A step's pads for a group; the correction comes later, and `left` ends with use."""
+
+    pads: torch.Tensor
+    correction: torch.Tensor | None = None
+    left: bool = True
+
+    def erase(self) -> None:
+        """Overwrite pads and correction."""
+        self.left = False
+        for elements in (self.pads, self.correction):
+            if elements is not None:
+                elements.zero_()
+
+
 class LocalMinter:
     """Mints uniform pads in the enclave, which holds the weights: profile `pad`."""
 
     def __init__(self, ratchet: Ratchet) -> None:
         self._ratchet = ratchet
         self._used = Addresses()
-        self._ahead: dict[int, dict[int, tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._ahead: dict[int, dict[int, Ahead]] = {}
+        self._drawn: deque[tuple[Outsourced, list[Ahead]]] = deque()
         self.macs = 0
 
     def _corrected(self, group: Outsourced, pads: torch.Tensor) -> torch.Tensor:
@@ -281,7 +299,7 @@ class LocalMinter:
 
     def _has(self, group: Outsourced, step: int, rows: int) -> bool:
         ready = self._ahead.get(step, {}).get(group.number)
-        return ready is not None and len(ready[0]) >= rows
+        return ready is not None and len(ready.pads) >= rows
 
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads, corrections), minted ahead or now. Refuses: PAD_REUSED."""
@@ -289,7 +307,11 @@ class LocalMinter:
         ready = self._ahead[step].pop(group.number) if self._has(group, step, rows) else None
         if ready is not None:
             self._forget(step)
-            return _first_rows(*ready, rows)
+            ready.left = False
+            correction = ready.correction
+            if correction is None:
+                correction = self._corrected(group, ready.pads)
+            return _first_rows(ready.pads, correction, rows)
         tape = self._ratchet.tape(step)
         self._forget(step)
         pads = pad(tape, group.number, step, rows, group.weights.shape[1], group.modulus)
@@ -298,9 +320,9 @@ class LocalMinter:
     def _forget(self, step: int) -> None:
         """Overwrite what is left of earlier steps: seeds, and pads of every group."""
         self._ratchet.forget_before(step)
-        for left in [number for number in self._ahead if number < step]:
-            for elements in chain(*self._ahead.pop(left).values()):
-                elements.zero_()
+        for passed in [number for number in self._ahead if number < step]:
+            for ahead in self._ahead.pop(passed).values():
+                ahead.erase()
 
     def mint(self, groups: Sequence[Outsourced], first_step: int, steps: int, rows: Rows = None) -> None:
         """Prepare the pads of all groups, of so many rows, for steps first_step to first_step + steps - 1.
@@ -308,24 +330,48 @@ class LocalMinter:
         Their tapes are gone afterwards. Steps that were passed over stay open, and who reads the tape of an
         open step can derive all that follow.
         """
-        if not steps:
+        self.draw(groups, range(first_step, first_step + steps), rows)
+        while self.work():
+            pass
+
+    def is_open(self, step: int) -> bool:
+        """Return whether the pads of a step can be drawn."""
+        return self._ratchet.first_open(step) == step
+
+    def draw(self, groups: Sequence[Outsourced], numbers: Sequence[int], rows: Rows = None) -> None:
+        """Draw the pads of these steps as `mint` does, and leave their corrections to `work`."""
+        if not numbers:
             return
-        numbers = range(first_step, first_step + steps)
         tapes = [self._ratchet.tape(step) for step in numbers]
         for group, count in zip(groups, rows or [1] * len(groups), strict=True):
             about = (count, group.weights.shape[1], group.modulus)
-            drawn = [pad(tape, group.number, step, *about) for tape, step in zip(tapes, numbers, strict=True)]
-            joined = torch.cat(drawn)
+            drawn = [
+                Ahead(pad(tape, group.number, step, *about))
+                for tape, step in zip(tapes, numbers, strict=True)
+            ]
+            for step, ahead in zip(numbers, drawn, strict=True):
+                self._ahead.setdefault(step, {})[group.number] = ahead
+            self._drawn.append((group, drawn))
+        self._ratchet.forget(numbers)
+
+    def work(self) -> bool:
+        """Return whether there was something to do, and correct the drawn pads of one group."""
+        if not self._drawn:
+            return False
+        group, drawn = self._drawn.popleft()
+        if left := [ahead for ahead in drawn if ahead.left]:
+            joined = torch.cat([ahead.pads for ahead in left])
             corrections = self._corrected(group, joined)
             joined.zero_()
-            for step, pads, correction in zip(numbers, drawn, torch.split(corrections, count), strict=True):
-                self._ahead.setdefault(step, {})[group.number] = pads, correction.clone()
+            for ahead, part in zip(left, torch.split(corrections, len(left[0].pads)), strict=True):
+                ahead.correction = part.clone()
             corrections.zero_()
-        self._ratchet.forget(numbers)
+        return True
 
     def close(self) -> None:
         """Return nothing, and overwrite all pads and corrections that are left."""
         self._forget(constants.STEP_LIMIT)
+        self._drawn.clear()
 
 
 class RankMinter:
