@@ -8,12 +8,13 @@ never does.
 import argparse
 import contextlib
 import io
-import multiprocessing
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -113,8 +114,9 @@ class Finding:
         return f"| `{self.name}` | {self.requirement} | {self.blamed or 'none'}{mark} | {also} |"
 
 
-def examined(tests: Asked, mutant: Mutant) -> Finding:
-    """Return what the whole suite makes of a mutant."""
+def examined(tests: Asked, place: int) -> Finding:
+    """Return what the whole suite makes of the mutant at a place of `REGISTERED`."""
+    mutant = REGISTERED[place]
     asking = frozenset(test for test, operations in tests.items() if mutant.operation in operations)
     suite = Narrow(mutant.build(), tests=asking)
     status = quietly(suite)
@@ -123,9 +125,9 @@ def examined(tests: Asked, mutant: Mutant) -> Finding:
 
 def findings(mutants: Sequence[Mutant], jobs: int = 2) -> Iterator[Finding]:
     """Yield what the whole suite makes of each mutant, in order."""
-    tests = asked()
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:
-        yield from pool.imap(partial(examined, tests), mutants)
+    tests, places = asked(), [REGISTERED.index(mutant) for mutant in mutants]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        yield from pool.map(partial(examined, tests), places)
 
 
 def page(found: Sequence[Finding]) -> str:
