@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -121,6 +121,8 @@ class Ranks:
         with self._refusing(), self._together():
             distributed.all_gather(shown, own, group=self._orders)
         if any(not torch.equal(own, other) for other in shown):
+            with suppress(RankLost), self._together():
+                self._part()
             raise Refused(Refusal.MODEL_MISMATCH, "start all ranks with the same integer model file")
 
     def multiply(self, number: int, kind: Kind, rows: torch.Tensor) -> torch.Tensor:
