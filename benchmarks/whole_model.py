@@ -1,7 +1,7 @@
 """`python -m benchmarks.whole_model FOLDER GGUF` times one model in both arithmetics, and prints JSON.
 
 The kernel is the one that the environment names. Every process has one thread: this one, and that of the
-worker, with which it speaks over a Unix socket. The two take turns, so that two cores gain nothing over one.
+worker, with which it speaks over a Unix socket. They work at once where a step is long enough for parts.
 """
 
 import argparse
