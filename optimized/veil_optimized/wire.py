@@ -177,7 +177,10 @@ def pack(elements: Elements | Sequence[int], modulus: int) -> bytes:
     _check_elements(words, modulus)
     if width == 4:
         return words.astype("<u4").tobytes()
-    return _view_bytes(words)[:, :width].tobytes()
+    data = bytearray(len(words) * width)
+    numpy.ndarray(len(words), "<u4", data, 0, (width,))[:] = words.astype("<u4")
+    numpy.ndarray(len(words), f"<u{width - 4}", data, 4, (width,))[:] = (words >> 32).astype(f"<u{width - 4}")
+    return bytes(data)
 
 
 def unpack(data: bytes | bytearray, count: int, modulus: int) -> Elements:
@@ -189,8 +192,9 @@ def unpack(data: bytes | bytearray, count: int, modulus: int) -> Elements:
     width = element_bytes(modulus)
     if len(data) != count * width:
         raise Refused(Refusal.FRAME_MALFORMED, f"{len(data)} bytes are not {count} elements of {width}")
-    words = numpy.zeros(count, dtype="<i8")
-    _view_bytes(words)[:, :width] = numpy.frombuffer(data, dtype=numpy.uint8).reshape(count, width)
+    padded = b"".join((data, bytes(8 - width)))
+    words = numpy.ndarray(count, "<i8", padded, 0, (width,))
+    words = words.copy() if width == 8 else words & (256**width - 1)
     _check_elements(words, modulus)
     return words
 
@@ -220,11 +224,6 @@ def _words(elements: Elements | Sequence[int]) -> Elements:
         return numpy.array(elements, dtype="<u8").reshape(-1).view("<i8")
     except OverflowError as error:
         raise Refused(Refusal.NOT_IN_FIELD, "an element below 0 or of more than 64 bits") from error
-
-
-def _view_bytes(words: Elements) -> NDArray[numpy.uint8]:
-    """Return [count, 8] the bytes of each word, lowest first, sharing memory."""
-    return words.view(numpy.uint8).reshape(-1, 8)
 
 
 def _check_elements(words: Elements, modulus: int) -> None:
