@@ -1,6 +1,7 @@
 """Weights stay integers in memory: products by blocks are exact, and no process holds a widened copy."""
 
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -214,3 +215,29 @@ def test_a_process_holds_its_weights_once_as_the_file_has_them(large: Path, kern
 )
 def test_negative_control_another_copy_of_the_weights_is_noticed(large: Path, change: str) -> None:
     assert growth(large, change) > large.stat().st_size + ROOM
+
+
+KEPT: Final = """
+import resource, sys, torch
+from pathlib import Path
+from veil_optimized.allocator import keep_freed
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+if sys.argv[1] == "keep":
+    assert keep_freed()
+before = resident()
+held = [torch.ones(20 * 2**20, dtype=torch.int8) for _ in range(6)]
+del held
+print(resident() - before)
+"""
+"""Prints how many bytes more a process holds after it has freed six tensors of 20 MiB."""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has its own ways")
+@pytest.mark.parametrize(("asked", "kept"), [("keep", True), ("", False)])
+def test_freed_memory_stays_with_a_process_that_asks_for_it(asked: str, kept: bool) -> None:
+    """Tensors that are freed leave memory for the next ones; without a word they go back to the system."""
+    done = subprocess.run([sys.executable, "-c", KEPT, asked], capture_output=True, text=True, check=True)
+    assert (int(done.stdout) >= 100 * MIB) is kept

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import torch
 
 from veil_optimized import integrity
+from veil_optimized.allocator import keep_freed
 from veil_optimized.decoder import Decoder
 from veil_optimized.enclave import Enclave, Witness, epoch
 from veil_optimized.encoder import Encoder
@@ -301,6 +302,7 @@ def open_engine(
         raise Refused(Refusal.MODEL_MALFORMED, remedy)
     if config.transcript is not None and Path(config.transcript).exists():
         raise _unavailable(f"transcript {config.transcript} exists already: name a new file")
+    keep_freed()
     model = load(path)
     check_commitment(model, config.commitment)
     check_rank(model, config.masking.rank if config.masked else None)

@@ -22,6 +22,7 @@ from typing import Final, Protocol, Self
 import torch
 
 from veil_optimized import identity, integrity, wire
+from veil_optimized.allocator import keep_freed
 from veil_optimized.identity import Credentials
 from veil_optimized.kernels import multiply
 from veil_optimized.launching import LOOPBACK, launch
@@ -531,6 +532,7 @@ def serve(
     """
     from veil_optimized import model
 
+    keep_freed()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

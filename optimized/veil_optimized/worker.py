@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import torch
 
 from veil_optimized import ranks, steps, wire
+from veil_optimized.allocator import keep_freed
 from veil_optimized.launching import LOOPBACK, READY
 from veil_optimized.ranks import ROUND_S, RankLost, Ranks
 from veil_optimized.serving import GRACE_S, IDLE_S, Server
@@ -289,6 +290,7 @@ def serve(
     """
     from veil_optimized import model
 
+    keep_freed()
     if ranks.several():
         _serve_together(model_path, address, ready or announce, device, parent, patience)
     else:
