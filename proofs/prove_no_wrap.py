@@ -7,7 +7,7 @@ on integers that remember their largest intermediate, and the optimized code on 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
 from math import isqrt
 from random import Random
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from veil_optimized import integrity as fast_integrity
 from veil_optimized import lwe as fast_lwe
 from veil_optimized import tables as fast_tables
 from veil_optimized import wide
+from veil_optimized.kernels import int8
 from veil_reference import fixed_point, lwe, remo, tables
 from veil_spec import constants
 from veil_spec.architecture import Rotation
@@ -606,18 +607,19 @@ def largest_limb_sum(right_bits: int, inner: int) -> int:
 
 @pytest.mark.requirement("RMO-G4")
 def test_every_float64_sum_of_a_field_product_is_exact() -> None:
-    """Limb products, their int64 sums, and the shifts that join them stay inside 2**53 and 2**63.
+    """Limb products and their int64 sums stay inside 2**53 and 2**62.
 
     Given: 48-bit elements in two 24-bit limbs, against 16-bit weights or three 16-bit limbs, inner dimensions
-    up to the vocabulary (by machine: exact integers from the code's own constants).
-    Then: the products that unmasking relies on are exact.
+    up to the vocabulary; in a check's relation both limbs against an inner dimension and the vocabulary,
+    added up together (by machine: exact integers from the code's own constants).
+    Then: the products that unmasking and checks rely on are exact.
     Assuming: nothing.
     Proves: RMO-G4.
     Pins: veil_optimized.field.product 22beac2e.
     Pins: veil_optimized.field._add_sums 362a981e.
     Pins: veil_optimized.field.multiply 50da8408.
     Pins: veil_optimized.field.combine 5dc276d1.
-    Pins: veil_optimized.field.shift_left 93fbe03a.
+    Pins: veil_optimized.field.vanishes b7964561.
     """
     largest = constants.PRIMES[-1]
     assert largest < 2 ** (2 * fast_field.LEFT_BITS) and largest < 2 ** (3 * fast_field.FIELD_LIMB_BITS)
@@ -627,9 +629,69 @@ def test_every_float64_sum_of_a_field_product_is_exact() -> None:
         block = 2 ** (fast_field.FLOAT64_BITS - fast_field.LEFT_BITS - right_bits)
         Range(0, largest) * (constants.VOCABULARY_LIMIT // block + 1)
         assert constants.VOCABULARY_LIMIT * (2**fast_field.LEFT_BITS - 1) * (2**right_bits - 1) < 2**58
-    for modulus in constants.PRIMES:
-        Range(0, modulus - 1) << (62 - modulus.bit_length())
-    Range(0, largest - 1) * 6
+    related = 2 * (constants.INNER_LIMIT + constants.VOCABULARY_LIMIT)
+    assert related * (2**fast_field.LEFT_BITS - 1) * (2**fast_field.FIELD_LIMB_BITS - 1) < 2**60
+
+
+def places(right_limbs: int, right_bits: int) -> list[int]:
+    """Return where the sums of two left limbs lie that `recombined` joins, the highest first."""
+    both = product(range(2), range(right_limbs))
+    return sorted((i * fast_field.LEFT_BITS + j * right_bits for i, j in both), reverse=True)
+
+
+@pytest.mark.requirement("RMO-G4")
+def test_a_shift_in_a_small_field_is_congruent_and_leaves_room() -> None:
+    """shifted(a, n) = a 2**n mod p and below 2**58: with a sum below 2**60 it can be shifted again.
+
+    Given: every n from 0 to 24, words a = high 2**(w - n) + low of less than 62 bits, p = 2**w - c (by
+    machine: z3 through the code itself; exact intervals): a 2**n = high 2**w + low 2**n, and
+    high 2**w = high c + high p. No two places that are joined lie further apart.
+    Then: sums of limb products find their places without a division, and without a word of 63 bits.
+    Assuming: nothing.
+    Proves: RMO-G4.
+    Pins: veil_optimized.field.shifted 25b41bba.
+    Pins: veil_optimized.field.recombined de6c61f4.
+    Pins: veil_optimized.field.aligned 20eac818.
+    """
+    a = z3.BitVec("a", 64)
+    for modulus, bits in product(constants.PRIMES, range(fast_field.LEFT_BITS + 1)):
+        width = modulus.bit_length()
+        room, c = width - bits, 2**width - modulus
+        high, low = a >> room, a & (2**room - 1)
+        assert always(signed(a) << bits == (signed(high) << width) + (signed(low) << bits))
+        assert fast_field.shifted(cast(Any, a), bits, modulus).eq((low << bits) + high * c)
+        assert ((within(2**62) >> room) * c + Range(0, 2**width)).reach < 2**58
+    for right_limbs, right_bits in ((1, fast_field.WEIGHT_BITS), (3, fast_field.FIELD_LIMB_BITS)):
+        joined = places(right_limbs, right_bits)
+        gaps = [above - below for above, below in pairwise(joined)]
+        assert max(gaps) <= fast_field.LEFT_BITS
+    assert 2**58 + 2**60 < 2**62
+
+
+@pytest.mark.requirement("RMO-G4")
+def test_every_sum_of_bytes_is_exact() -> None:
+    """Products of bytes add up below 2**31, and the limbs that are joined in 64 bits stay below 2**62.
+
+    Given: limbs of 8 bits, weights of 8 bits with sign or halves of 16, the longest inner dimension of a
+    group, fields of up to five limbs joined at once, or three at a time (by machine: exact integers from the
+    code's own constants).
+    Then: torch's products of bytes are exact, and what is left is one reduction.
+    Assuming: torch._int_mm adds up exactly below 2**31, which a process asks before it uses it.
+    Proves: RMO-G4.
+    Pins: veil_optimized.kernels.int8.Int8.multiply 5daf17f7.
+    Pins: veil_optimized.kernels.int8._joined 918e05ee.
+    Pins: veil_optimized.kernels.int8._sums 76e0160c.
+    """
+    limb = 2**int8.LIMB_BITS - 1
+    short = constants.INNER_LIMIT * limb * 2**7
+    assert short < 2**29
+    for sum_, count, room in (
+        (short, int8.ALONE, 2**62),
+        (short * (1 + 2**int8.LIMB_BITS), int8.JOINED, 2**58),
+    ):
+        assert sum(sum_ << n * int8.LIMB_BITS for n in range(count)) < room
+    assert int8.JOINED * int8.LIMB_BITS == fast_field.LEFT_BITS
+    assert constants.WEIGHT_LIMIT < 2**15 and int8.SIGN == 2**15
 
 
 @pytest.mark.requirement("RMO-G4")
@@ -858,6 +920,9 @@ def test_negative_control_a_longer_block_or_a_larger_weight_is_noticed() -> None
     """
     wide = 2 ** (fast_field.FLOAT64_BITS - fast_field.LEFT_BITS - fast_field.WEIGHT_BITS)
     assert wide * (2**fast_field.LEFT_BITS - 1) * (2**16 - 1) > FLOAT
+    with pytest.raises(Wraps):
+        (within(2**62) >> 1) * 5  # a shift by 31 bits of 32, whose c is 5
+    assert constants.INNER_LIMIT * 255 * 128 << int8.ALONE * int8.LIMB_BITS > 2**62
     fitting = (constants.PRIMES[0] - 1) // 2 // (constants.ACTIVATION_LIMIT + 1)
     assert remo.choose_modulus([[32639] * (fitting // 32639 + 1)]) > constants.PRIMES[0]
 
@@ -974,14 +1039,17 @@ def test_every_limb_sum_over_f_q_is_exact() -> None:
     Pins: veil_optimized.field._add_sums 362a981e.
     Pins: veil_optimized.field.multiply 50da8408.
     Pins: veil_optimized.field.combine 5dc276d1.
-    Pins: veil_optimized.field.limbs_of 46553024.
-    Pins: veil_optimized.field.recombined a08daffd.
+    Pins: veil_optimized.field.limbs_of 8083fdf2.
+    Pins: veil_optimized.field.vanishes b7964561.
+    Pins: veil_optimized.field.recombined de6c61f4.
     """
     for right_bits in (fast_field.WEIGHT_BITS, fast_field.FIELD_LIMB_BITS):
         block = 2 ** (fast_field.FLOAT64_BITS - fast_field.LEFT_BITS - right_bits)
         blocks = constants.VOCABULARY_LIMIT // block + 1
         assert largest_limb_sum(right_bits, constants.VOCABULARY_LIMIT) < FLOAT
         assert blocks < 2**9 and blocks * largest_limb_sum(right_bits, constants.VOCABULARY_LIMIT) < 2**62
+    related = 3 * (constants.INNER_LIMIT + constants.VOCABULARY_LIMIT)
+    assert related * (2**fast_field.LEFT_BITS - 1) * (2**fast_field.FIELD_LIMB_BITS - 1) < 2**62
     word = z3.BitVec("word", 64)
     for bits in (fast_field.LEFT_BITS, fast_field.FIELD_LIMB_BITS):
         widths = [min(bits, 64 - start) for start in range(0, 64, bits)]

@@ -337,14 +337,7 @@ def _crossed(modulus: int, steps: Steps) -> list[object]:
 
 
 def _check(modulus: int) -> Vectors:
-    from veil_optimized.field import field_operand
+    from veil_optimized.integrity import check_of
 
     vectors, images = (_scattered(2**62, 2, width).remainder(modulus) for width in (11, 19))
-    made = SimpleNamespace(
-        modulus=modulus,
-        vectors=vectors,
-        images=images,
-        secret=field_operand(vectors, modulus),
-        key=field_operand(images, modulus),
-    )
-    return made
+    return check_of(vectors, images, modulus)

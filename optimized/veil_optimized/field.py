@@ -6,6 +6,8 @@ shifts and centres them.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import reduce
+from operator import itemgetter
 from typing import Final
 
 import torch
@@ -20,6 +22,8 @@ LEFT_BITS: Final = 24
 """Bits of a limb of the left operand: two limbs hold an element of the smaller fields, three one of q."""
 FIELD_LIMB_BITS: Final = 16
 """Bits of a limb of a field operand on the right."""
+SIGN_BIT: Final = 63
+"""A word shifted by this is -1 where it is negative, else 0."""
 WEIGHT_BITS: Final = 15
 """Bits of a weight's magnitude."""
 BLOCK: Final = 2**17
@@ -52,9 +56,13 @@ def blocks(weights: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
 
 def limbs_of(elements: torch.Tensor, bits: int, modulus: int) -> torch.Tensor:
     """Return the limbs of field elements, lowest first, each 0 to 2**bits - 1, float64 [limbs, ...]."""
-    count = -(-modulus.bit_length() // bits)
-    width = [min(bits, modulus.bit_length() - n * bits) for n in range(count)]
-    return torch.stack([(elements >> n * bits) & (2 ** width[n] - 1) for n in range(count)]).to(torch.float64)
+    whole = modulus.bit_length()
+    starts = range(0, whole, bits)
+    limbs = torch.empty(len(starts), *elements.shape, dtype=torch.float64, device=elements.device)
+    for limb, start in zip(limbs, starts, strict=True):
+        above = elements >> start if start else elements
+        limb.copy_(above & (2 ** min(bits, whole - start) - 1))
+    return limbs
 
 
 def field_operand(elements: torch.Tensor, modulus: int = constants.PRIMES[-1]) -> Operand:
@@ -62,13 +70,15 @@ def field_operand(elements: torch.Tensor, modulus: int = constants.PRIMES[-1]) -
     return Operand(limbs_of(elements, FIELD_LIMB_BITS, modulus), FIELD_LIMB_BITS)
 
 
-def shift_left(elements: torch.Tensor, bits: int, modulus: int) -> torch.Tensor:
-    """Return elements * 2**bits mod p, in steps that stay inside 63 bits."""
-    room = 62 - modulus.bit_length()
-    while bits > 0:
-        elements = (elements << min(bits, room)).remainder(modulus)
-        bits -= room
-    return elements
+def shifted(numbers: torch.Tensor, bits: int, modulus: int) -> torch.Tensor:
+    """Return numbers congruent to numbers * 2**bits, mod p = 2**w - c: what passes w bits comes back c times.
+
+    They stay below 2**58 where the given ones are below 2**62 and bits is LEFT_BITS or less.
+    """
+    width = modulus.bit_length()
+    room = width - bits
+    moved: torch.Tensor = ((numbers & (2**room - 1)) << bits) + (numbers >> room) * (2**width - modulus)
+    return moved
 
 
 def product(left: torch.Tensor, right: Operand, modulus: int) -> torch.Tensor:
@@ -84,6 +94,45 @@ def product(left: torch.Tensor, right: Operand, modulus: int) -> torch.Tensor:
     for copy in (pieces, total):
         copy.zero_()
     return result
+
+
+def negated(elements: torch.Tensor, modulus: int) -> torch.Tensor:
+    """Return field elements subtracted from 0, mod p."""
+    if modulus == constants.LWE_MODULUS:
+        return wide.subtract(torch.zeros_like(elements), elements)
+    return (-elements).remainder_(modulus)
+
+
+def aligned(elements: torch.Tensor, modulus: int) -> torch.Tensor:
+    """Return field elements [outputs, inner] as `vanishes` takes them: limbs of 16 bits, once for each place.
+
+    The places are those of a left operand's limbs; float64 [left limbs, limbs, outputs, inner].
+    """
+    bits = range(0, modulus.bit_length(), LEFT_BITS)
+    if modulus == constants.LWE_MODULUS:
+        raised = [wide.shift_left(elements, place) for place in bits]
+    else:
+        raised = [shifted(elements, place, modulus).remainder_(modulus) for place in bits]
+    return torch.stack([limbs_of(each, FIELD_LIMB_BITS, modulus) for each in raised])
+
+
+def vanishes(left: torch.Tensor, right: torch.Tensor, modulus: int) -> bool:
+    """Return whether left [n, inner] times the transpose of right, `aligned` elements, is 0, mod p.
+
+    The limbs of the left operand and their sums are overwritten.
+    """
+    _, limbs, outputs, inner = right.shape
+    vanished = True
+    for rows in torch.split(left, max(1, BLOCK // inner)):
+        pieces = limbs_of(rows, LEFT_BITS, modulus)
+        total = _zeros(len(rows), limbs * outputs, rows.device)
+        for piece, limb in zip(pieces, right.flatten(1, 2), strict=True):
+            _add_sums(total, piece, limb, FIELD_LIMB_BITS)
+        sums = total.reshape(1, len(rows), limbs, outputs)
+        vanished &= not recombined(sums, FIELD_LIMB_BITS, modulus).any()
+        for copy in (pieces, total):
+            copy.zero_()
+    return vanished
 
 
 def _zeros(rows: int, columns: int, device: torch.device) -> torch.Tensor:
@@ -106,16 +155,19 @@ def _add_sums(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor, righ
 
 def recombined(sums: torch.Tensor, right_bits: int, modulus: int) -> torch.Tensor:
     """Return the elements with these signed sums of limb products [left limbs, n, right limbs, outputs]."""
-    wider = modulus == constants.LWE_MODULUS
-    result = torch.zeros_like(sums[0, :, 0])
-    for i in range(sums.shape[0]):
-        for j in range(sums.shape[2]):
-            shift = i * LEFT_BITS + j * right_bits
-            if wider:
-                result = wide.add(result, wide.shift_left(wide.from_signed(sums[i, :, j]), shift))
-            else:
-                result += shift_left(sums[i, :, j].remainder(modulus), shift, modulus)
-    return result if wider else result.remainder(modulus)
+    places = [
+        (i * LEFT_BITS + j * right_bits, sums[i, :, j])
+        for i in range(sums.shape[0])
+        for j in range(sums.shape[2])
+    ]
+    if modulus == constants.LWE_MODULUS:
+        parts = (wide.shift_left(wide.from_signed(sum_), place) for place, sum_ in places)
+        return reduce(wide.add, parts)
+    places.sort(key=itemgetter(0), reverse=True)
+    above, total = places[0]
+    for place, sum_ in places[1:]:
+        total, above = shifted(total, above - place, modulus).add_(sum_), place
+    return total.remainder(modulus)
 
 
 def multiply(masked: torch.Tensor, weights: torch.Tensor, modulus: int) -> torch.Tensor:
@@ -172,7 +224,8 @@ def check_elements(rows: torch.Tensor, modulus: int) -> None:
     if modulus == constants.LWE_MODULUS:
         outside = bool(wide.outside(rows).any())
     else:
-        outside = int(rows.min()) < 0 or int(rows.max()) >= modulus
+        least, most = rows.aminmax()
+        outside = int(least) < 0 or int(most) >= modulus
     if outside:
         raise Refused(Refusal.NOT_IN_FIELD)
 
@@ -181,4 +234,5 @@ def centred(elements: torch.Tensor, modulus: int) -> torch.Tensor:
     """Return for each element the integer nearest to 0 that is congruent to it."""
     if modulus == constants.LWE_MODULUS:
         return wide.centred(elements)
-    return torch.where(2 * elements > modulus, elements - modulus, elements)
+    above = (modulus // 2 - elements) >> SIGN_BIT
+    return elements - (above & modulus)

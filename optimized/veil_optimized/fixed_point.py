@@ -110,7 +110,7 @@ def silu(value: torch.Tensor) -> torch.Tensor:
     Implements: FXP-R6.
     """
     decay, one = _decay(value, 1), 1 << constants.EXP2_FRACTION
-    numerator = torch.where(value >= 0, one, decay) << constants.EXP2_FRACTION
+    numerator = (one + ((decay - one) & (value >> 63))) << constants.EXP2_FRACTION
     return round_shift(value * (numerator // (decay + one)), constants.EXP2_FRACTION)
 
 

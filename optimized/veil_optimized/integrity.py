@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from veil_optimized import steps
-from veil_optimized.field import Operand, check_elements, combine, field_operand
+from veil_optimized.field import aligned, check_elements, combine, negated
 from veil_optimized.tape import field_elements
 from veil_spec import constants
 from veil_spec.interface import Tape
@@ -45,9 +46,9 @@ def check_key(weights: torch.Tensor, secret: torch.Tensor, modulus: int) -> torc
     return combine(secret, weights, modulus)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Check:
-    """The secret of one group in one epoch, also ready to multiply; `macs` a row checked.
+    """The secret of one group in one epoch; `macs` a row checked.
 
     Secret vectors z [k, outputs] and their images z W [k, inner] are field elements.
     """
@@ -55,8 +56,11 @@ class Check:
     vectors: torch.Tensor
     images: torch.Tensor
     modulus: int
-    secret: Operand
-    key: Operand
+
+    @cached_property
+    def relation(self) -> torch.Tensor:
+        """Return [-z W, z] as `field.vanishes` takes it: [X', Y'] times it is Y' z - X' (z W)."""
+        return aligned(torch.cat((negated(self.images, self.modulus), self.vectors), 1), self.modulus)
 
     @property
     def macs(self) -> int:
@@ -89,7 +93,7 @@ def check_of(secret: torch.Tensor, key: torch.Tensor, modulus: int) -> Check:
     """Return the check of vectors [k, outputs] with their images [k, inner]. Refuses: SHAPE_MISMATCH."""
     if len(secret) != len(key):
         raise Refused(Refusal.SHAPE_MISMATCH)
-    return Check(secret, key, modulus, field_operand(secret, modulus), field_operand(key, modulus))
+    return Check(secret, key, modulus)
 
 
 class Committed(Protocol):

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from veil_optimized.field import blocks, check_elements, field_operand, product
+from veil_optimized.field import SIGN_BIT, blocks, check_elements, field_operand, product
 from veil_optimized.field import centred as _centred
 from veil_optimized.kernels import multiply
 from veil_optimized.tape import SeededTape, domain_key, field_elements
@@ -211,7 +211,8 @@ def unmask(masked_product: torch.Tensor, correction: torch.Tensor, modulus: int)
     check_elements(correction, modulus)
     if masked_product.shape != correction.shape:
         raise Refused(Refusal.SHAPE_MISMATCH)
-    return _centred((masked_product - correction).remainder(modulus), modulus)
+    rest = masked_product - correction
+    return _centred(rest.add_((rest >> SIGN_BIT) & modulus), modulus)
 
 
 class Outsourced(Protocol):

@@ -60,13 +60,8 @@ class Vectors(Protocol):
         ...
 
     @property
-    def secret(self) -> field.Operand:
-        """Return the vectors, ready to multiply."""
-        ...
-
-    @property
-    def key(self) -> field.Operand:
-        """Return the images, ready to multiply."""
+    def relation(self) -> torch.Tensor:
+        """Return [-images, vectors], as `field.vanishes` takes them."""
         ...
 
 
@@ -135,8 +130,7 @@ class Steps:
 
     def verifies(self, check: Vectors, masked: torch.Tensor, product: torch.Tensor) -> bool:
         """Return whether Y' z = X' (z W) for every row and every z, of field elements of the right shapes."""
-        returned = field.product(product, check.secret, check.modulus)
-        return torch.equal(returned, field.product(masked, check.key, check.modulus))
+        return field.vanishes(torch.cat((masked, product), 1), check.relation, check.modulus)
 
     def pack(self, elements: torch.Tensor, modulus: int) -> bytes:
         """Return elements as bytes; see `wire.pack`, also for what is refused."""

@@ -16,8 +16,14 @@ LIMB_BITS: Final = 8
 """A limb is a byte of the element as it lies in memory."""
 JOINED: Final = field.LEFT_BITS // LIMB_BITS
 """Limbs whose sums are joined in 64 bits before anything is reduced."""
-SUMS: Final = 2**18
-"""Sums that are made and joined at a time: 2 MiB in 64 bits."""
+ALONE: Final = 5
+"""The most limbs that are joined like that where weights are bytes: sums of 29 bits, shifted by up to 32."""
+SUMS: Final = 2**19
+"""Sums that are made and joined at a time: 4 MiB in 64 bits."""
+APART: Final = 6
+"""The most rows of bytes that are multiplied one by one: the product of one does not rearrange weights."""
+NEAR: Final = 2**22
+"""Weights that one row after another is multiplied by, while a cache holds them: 4 MiB."""
 SIGN: Final = 2**15
 """Added to a 16-bit integer with sign, it leaves two bytes without one."""
 KEPT: Final = cast(MutableMapping[torch.Tensor, torch.Tensor], WeakTensorKeyDictionary())
@@ -34,12 +40,16 @@ class Int8:
         count = -(-modulus.bit_length() // LIMB_BITS)
         limbs = _bytes_of(masked, count)
         result = torch.empty(len(masked), len(weights), dtype=torch.int64)
+        alone = weights.dtype == torch.int8 and count <= ALONE
         for columns, sums in _sums(limbs, weights):
-            places = sums.reshape(count, len(masked), 1, -1)
-            joined = torch.stack([_joined(places[n : n + JOINED]) for n in range(0, count, JOINED)])
-            result[:, columns] = field.recombined(joined, field.WEIGHT_BITS, modulus)
-            for copy in (sums, joined):
-                copy.zero_()
+            places = sums.reshape(count, len(masked), -1)
+            if alone:
+                result[:, columns] = _joined(places).remainder_(modulus)
+            else:
+                joined = torch.stack([_joined(places[n : n + JOINED]) for n in range(0, count, JOINED)])
+                result[:, columns] = field.recombined(joined.unsqueeze(2), field.WEIGHT_BITS, modulus)
+                joined.zero_()
+            sums.zero_()
         limbs.zero_()
         return result
 
@@ -63,11 +73,10 @@ def _bytes_of(elements: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _joined(sums: torch.Tensor) -> torch.Tensor:
-    """Return the integers with these sums of limb products, lowest limb first [limbs, ...]."""
-    total = sums[0].clone()
+    """Return the integers with these sums of limb products [limbs, ...], lowest limb first, in the lowest."""
     for place, sum_ in enumerate(sums[1:], 1):
-        total += sum_ << place * LIMB_BITS
-    return total
+        sums[0].add_(sum_, alpha=2 ** (place * LIMB_BITS))
+    return sums[0]
 
 
 def _sums(limbs: torch.Tensor, weights: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -78,7 +87,7 @@ def _sums(limbs: torch.Tensor, weights: torch.Tensor) -> Iterator[tuple[slice, t
         columns = slice(start, min(start + width, len(weights)))
         sums = _dots(limbs, parts[0][columns])
         for high in parts[1:]:
-            sums += _dots(limbs, high[columns]) << LIMB_BITS
+            sums.add_(_dots(limbs, high[columns]), alpha=2**LIMB_BITS)
         yield columns, sums
 
 
@@ -89,7 +98,20 @@ def _dots(limbs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """
     if weights.shape[1] == 1:
         return limbs.to(torch.int64) * weights.T
-    return torch._int_mm(limbs, weights.T).to(torch.int64)
+    made = _one_by_one(limbs, weights) if len(limbs) <= APART else torch._int_mm(limbs, weights.T)
+    sums = made.to(torch.int64)
+    made.zero_()
+    return sums
+
+
+def _one_by_one(limbs: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Return the same in 32 bits, by a product for each row and as many weights as NEAR."""
+    sums = torch.empty(len(limbs), len(weights), dtype=torch.int32)
+    height = max(1, NEAR // weights.shape[1])
+    for part, block in zip(torch.split(sums, height, 1), torch.split(weights, height), strict=True):
+        for row, limb in zip(torch.split(part, 1), torch.split(limbs, 1), strict=True):
+            torch._int_mm(limb, block.T, out=row)
+    return sums
 
 
 def _halves(weights: torch.Tensor) -> torch.Tensor:
