@@ -11,6 +11,8 @@ from benchmarks.models import Small, small
 from benchmarks.ratios import Baseline, Figure, Stopwatch, Work
 from benchmarks.reporting import Report, Section, load_now
 
+from veil_optimized.allocator import keep_freed
+
 BUILD: Final = Path(__file__).resolve().parent.parent / "build"
 REPORT: Final = Report()
 
@@ -101,11 +103,12 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Print one table, the one below, and keep torch to one thread.
+    """Print one table, the one below, keep torch to one thread, and freed memory as Veil's processes do.
 
-    With more, waiting for a thread that another process has displaced is all that a busy machine shows.
+    With more threads, waiting for one that another process has displaced is all that a busy machine shows.
     """
     torch.set_num_threads(1)
+    keep_freed()
     config.option.benchmark_quiet = True
     REPORT.load.append(load_now())
 

@@ -40,6 +40,10 @@ SIGNATURES: Final = {
     "veil_unpack": (POINTER, SIZE, NUMBER, WORD, POINTER),
 }
 """What each function takes; those that tell something return an int."""
+NEW_BYTES: Final = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_char_p, ctypes.c_ssize_t)(
+    ("PyBytes_FromStringAndSize", ctypes.pythonapi)
+)
+"""CPython's own way to bytes that are still to be written: nothing is there yet."""
 SCORES_A_THREAD: Final = 2**14
 """Scores of queries with positions that are worth another thread."""
 
@@ -203,7 +207,7 @@ class CompiledSteps(Steps):
     def pack(self, elements: torch.Tensor, modulus: int) -> bytes:
         """Return elements as bytes. Refuses: FIELD_UNKNOWN, NOT_IN_FIELD."""
         width, given = wire.element_bytes(modulus), _held(elements)
-        data = bytes(given.numel() * width)
+        data: bytes = NEW_BYTES(None, given.numel() * width)
         if self._code.veil_pack(given.data_ptr(), given.numel(), width, _unsigned(modulus), data):
             raise Refused(Refusal.NOT_IN_FIELD)
         return data
