@@ -848,21 +848,22 @@ def extreme_row(random: Random, width: int) -> list[int]:
 
 
 @pytest.mark.requirement("FXP-G1")
-def test_square_roots_and_bit_lengths_from_float64_are_corrected() -> None:
+def test_square_roots_from_float64_are_corrected_and_bit_lengths_are_counted() -> None:
     """The optimized integer_sqrt and bit_length are exact around squares and powers of two.
 
-    Given: the float64 root errs by less than 1 below 2**62, and frexp by at most one up (argued: relative
-    error 2**-52 of a root below 2**31); neighbours of squares and powers of two (checked).
-    Then: the two corrections give the floor, and the bit length.
+    Given: the float64 root errs by less than 1 below 2**62 (argued: relative error 2**-52 of a root below
+    2**31); a value has as many bits as powers of two are not above it (argued); neighbours of squares and of
+    powers of two (checked).
+    Then: the two corrections give the floor, and the count is the bit length.
     Assuming: nothing.
     Proves: FXP-G1.
-    Pins: veil_optimized.fixed_point.integer_sqrt b7694725.
-    Pins: veil_optimized.fixed_point.bit_length 281326ea.
+    Pins: veil_optimized.fixed_point.integer_sqrt 65837482.
+    Pins: veil_optimized.fixed_point.bit_length eef04d31.
     """
     roots = [1, 2, 3, 2**20, 2**26 + 1, 2**31 - 1, *(Random(3).randrange(2**25, 2**31) for _ in range(2000))]
     squares = [root * root + d for root in roots for d in (-1, 0, 1)]
     assert fast.integer_sqrt(torch.tensor(squares)).tolist() == [isqrt(value) for value in squares]
-    powers = [2**k + d for k in range(63) for d in (-1, 0, 1) if 2**k + d < 2**62]
+    powers = [2**k + d for k in range(64) for d in (-1, 0, 1) if 2**k + d < 2**63]
     assert fast.bit_length(torch.tensor(powers)).tolist() == [value.bit_length() for value in powers]
 
 

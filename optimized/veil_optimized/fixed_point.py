@@ -64,18 +64,16 @@ def added(word: torch.Tensor, bias: torch.Tensor, shift: int, limit: int) -> tor
 
 
 def bit_length(value: torch.Tensor) -> torch.Tensor:
-    """Return the number of bits of each value, 0 <= value < 2**63."""
-    estimate = torch.frexp(value.to(torch.float64)).exponent.to(torch.int64)
-    return torch.where(
-        (torch.ones_like(value) << (estimate - 1).clamp(min=0)) > value, estimate - 1, estimate
-    ).clamp(min=0)
+    """Return the bits of each value, 0 <= value < 2**63: how many powers of two are not above it."""
+    return torch.bucketize(value, tables.powers(value.device), right=True)
 
 
 def integer_sqrt(value: torch.Tensor) -> torch.Tensor:
     """Return the floor of each square root, 0 <= value < 2**62: a float64 estimate, corrected in integers."""
     root = value.to(torch.float64).sqrt().to(torch.int64)
-    root = root - (root * root > value).to(torch.int64)
-    return root + ((root + 1) * (root + 1) <= value).to(torch.int64)
+    root += (value - root * root) >> 63
+    above = root + 1
+    return root + (above * above <= value)
 
 
 def quantise(row: torch.Tensor, fraction: int | torch.Tensor) -> Rows:

@@ -43,6 +43,12 @@ def _nearest(value: Decimal, fraction: int) -> int:
 
 
 @cache
+def powers(device: torch.device = CPU) -> torch.Tensor:
+    """Return the powers of two below 2**63, int64 [63]."""
+    return torch.tensor([1 << n for n in range(63)], device=device)
+
+
+@cache
 def exp2_digits() -> tuple[torch.Tensor, torch.Tensor]:
     """Return (2**(-i / 256), 2**(-i / 65536)) for i below 256, int64 in units of 2**-30, correctly rounded.
 

@@ -177,10 +177,9 @@ def pack(elements: Elements | Sequence[int], modulus: int) -> bytes:
     _check_elements(words, modulus)
     if width == 4:
         return words.astype("<u4").tobytes()
-    data = bytearray(len(words) * width)
-    numpy.ndarray(len(words), "<u4", data, 0, (width,))[:] = words.astype("<u4")
-    numpy.ndarray(len(words), f"<u{width - 4}", data, 4, (width,))[:] = (words >> 32).astype(f"<u{width - 4}")
-    return bytes(data)
+    packed = numpy.empty(len(words), _halves(width))
+    packed["low"], packed["high"] = words, words >> 32
+    return packed.tobytes()
 
 
 def unpack(data: bytes | bytearray, count: int, modulus: int) -> Elements:
@@ -192,9 +191,11 @@ def unpack(data: bytes | bytearray, count: int, modulus: int) -> Elements:
     width = element_bytes(modulus)
     if len(data) != count * width:
         raise Refused(Refusal.FRAME_MALFORMED, f"{len(data)} bytes are not {count} elements of {width}")
-    padded = b"".join((data, bytes(8 - width)))
-    words = numpy.ndarray(count, "<i8", padded, 0, (width,))
-    words = words.copy() if width == 8 else words & (256**width - 1)
+    if width == 4:
+        words = numpy.frombuffer(data, "<u4").astype("<i8")
+    else:
+        packed = numpy.frombuffer(data, _halves(width))
+        words = packed["high"].astype("<i8") << 32 | packed["low"]
     _check_elements(words, modulus)
     return words
 
@@ -224,6 +225,11 @@ def _words(elements: Elements | Sequence[int]) -> Elements:
         return numpy.array(elements, dtype="<u8").reshape(-1).view("<i8")
     except OverflowError as error:
         raise Refused(Refusal.NOT_IN_FIELD, "an element below 0 or of more than 64 bits") from error
+
+
+def _halves(width: int) -> numpy.dtype[numpy.void]:
+    """Return an element of more than 4 bytes as its lower 32 bits and what is above."""
+    return numpy.dtype([("low", "<u4"), ("high", f"<u{width - 4}")])
 
 
 def _check_elements(words: Elements, modulus: int) -> None:
