@@ -678,7 +678,7 @@ def test_every_sum_of_bytes_is_exact() -> None:
     Then: torch's products of bytes are exact, and what is left is one reduction.
     Assuming: torch._int_mm adds up exactly below 2**31, which a process asks before it uses it.
     Proves: RMO-G4.
-    Pins: veil_optimized.kernels.int8.Int8.multiply 5daf17f7.
+    Pins: veil_optimized.kernels.int8.Int8.multiply f60d870f.
     Pins: veil_optimized.kernels.int8._joined 918e05ee.
     Pins: veil_optimized.kernels.int8._sums 76e0160c.
     """

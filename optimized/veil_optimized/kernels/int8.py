@@ -44,7 +44,7 @@ class Int8:
         for columns, sums in _sums(limbs, weights):
             places = sums.reshape(count, len(masked), -1)
             if alone:
-                result[:, columns] = _joined(places).remainder_(modulus)
+                torch.remainder(_joined(places), modulus, out=result[:, columns])
             else:
                 joined = torch.stack([_joined(places[n : n + JOINED]) for n in range(0, count, JOINED)])
                 result[:, columns] = field.recombined(joined.unsqueeze(2), field.WEIGHT_BITS, modulus)
