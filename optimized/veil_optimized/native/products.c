@@ -20,7 +20,7 @@
 #define LANES 1
 #endif
 
-enum { CHUNK = 64, HIGH = 6, WIDE = 4, PACKED = 24, PAIRED = 2048, AHEAD = 4096, NEAR = 12288 };
+enum { CHUNK = 64, HIGH = 6, WIDE = 4, PACKED = 150, PAIRED = 2048, AHEAD = 4096, NEAR = 12288 };
 /* CHUNK: outputs whose sums are held at a time. HIGH, WIDE: digit rows and vectors of packed weights of one
  * register tile. PACKED: digit rows for which it pays to rearrange weights first. PAIRED: the most bytes of weight
  * rows that are read two at a time. AHEAD: bytes between what is multiplied and what is asked for, all in the order
@@ -257,7 +257,7 @@ static void packed_tiles(
 /* Elements between two places where lanes are added up: a row of weights fills 16 lanes, a packed one its own. */
 static int block_of(int lane, int rows, int packed) {
     if (packed) return lane;
-    int near = NEAR / rows / 64 * 64;
+    int near = NEAR / (rows < HIGH ? rows : HIGH) / 64 * 64;
     return 16 * lane < near ? 16 * lane : near;
 }
 
