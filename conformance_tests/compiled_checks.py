@@ -68,10 +68,12 @@ def test_it_is_right_however_it_is_compiled(root: Path, tmp_path: Path, name: st
 @pytest.mark.parametrize(
     "changed",
     [
-        ("(Plan){2, 16, 256}", "(Plan){2, 16, 1024}"),
+        ("(Plan){5, 10, 128}", "(Plan){5, 10, 256}"),
+        ("pairs = (count + 1) / 2", "pairs = count / 2"),
         ("return most < modulus / 2 ? (uint64_t)most : modulus / 2;", "return modulus / 2;"),
         ("value >= (int64_t)modulus ? (int64_t)modulus : 0", "0"),
         ("sum >= modulus ? modulus : 0", "sum > modulus ? modulus : 0"),
+        ("bytes + start * width", "bytes"),
         ("size * log2e, 32)", "size * log2e, 31)"),
         ("- (small % total < 0)", ""),
         ("row[c] < words[i]", "row[c] <= words[i]"),

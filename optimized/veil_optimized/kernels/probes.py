@@ -19,10 +19,9 @@ from veil_spec import constants
 Integers = NDArray[np.int64]
 Elements = Callable[[int], Integers]
 """Gives the field elements [n, inner] of a probe in a field, as the bits of unsigned words."""
-SHAPES: Final = ((1, 1, 5), (1, 129, 40), (2, 1030, 17), (5, 2085, 9), (34, 70, 33), (125, 70, 33))
-"""(rows, inner, outputs): odd tails, inner dimensions beyond every kernel's first block, and so many rows that
-every kernel takes its way for many."""
-LONG: Final = ((2, 2085, 9), (76, 2085, 1))
+SHAPES: Final = ((1, 1, 5), (1, 129, 40), (2, 1030, 17), (5, 2085, 9), (34, 70, 33), (125, 71, 33))
+"""(rows, inner, outputs): odd tails, inner dimensions beyond every kernel's first block, and many rows."""
+LONG: Final = ((1, 8300, 2), (2, 2085, 9), (100, 2085, 1))
 """The same with sums as long as any lane adds up, for few rows and for many."""
 LIMITS: Final = {torch.int8: constants.SHORT_WEIGHT_LIMIT, torch.int16: constants.WEIGHT_LIMIT}
 DIGITS: Final = (8, 10, 11, 14, 16)

@@ -20,12 +20,13 @@
 #define LANES 1
 #endif
 
-enum { CHUNK = 64, HIGH = 6, WIDE = 4, PACKED = 150, PAIRED = 2048, AHEAD = 4096, NEAR = 12288 };
+enum { CHUNK = 64, HIGH = 6, WIDE = 4, PACKED = 100, PAIRED = 2048, AHEAD = 4096, NEAR = 12288, SMALL = 256 };
 /* CHUNK: outputs whose sums are held at a time. HIGH, WIDE: digit rows and vectors of packed weights of one
  * register tile. PACKED: digit rows for which it pays to rearrange weights first. PAIRED: the most bytes of weight
  * rows that are read two at a time. AHEAD: bytes between what is multiplied and what is asked for, all in the order
  * in which they lie, which is what a processor's own prefetching goes by. NEAR: digits that stay in the nearest
- * cache. The last three are the fastest of those that were tried, at 576 to 4,096 inputs. */
+ * cache. SMALL: the most inputs whose weights are rearranged at once, and stay there. The last five are the fastest
+ * of those that were tried, at 576 to 4,096 inputs. */
 
 typedef struct {
     int digits; /* of an element */
@@ -171,37 +172,72 @@ static void lying_tiles(
     }
 }
 
-/* Write CHUNK weight rows so that a vector holds two neighbours of each of 16 rows: [count / 2][CHUNK][2]. */
-static void pack(const char *w, int width, size_t step, int columns, int count, int16_t *packed) {
-    int32_t offsets[16];
-    for (int c = 0; c < 16; c++) offsets[c] = c * (int32_t)step;
-    __m512i places = _mm512_loadu_si512(offsets);
-    int each = 4 / width, whole = count / each * each;
+/* Exchange 16 rows of 16 lanes with their columns. */
+static inline __attribute__((always_inline)) void transpose(__m512i rows[16]) {
+    __m512i pairs[16], fours[16];
+#pragma GCC unroll 8
+    for (int r = 0; r < 16; r += 2) {
+        pairs[r] = _mm512_unpacklo_epi32(rows[r], rows[r + 1]);
+        pairs[r + 1] = _mm512_unpackhi_epi32(rows[r], rows[r + 1]);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < 16; r += 4)
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            fours[r + 2 * half] = _mm512_unpacklo_epi64(pairs[r + half], pairs[r + 2 + half]);
+            fours[r + 2 * half + 1] = _mm512_unpackhi_epi64(pairs[r + half], pairs[r + 2 + half]);
+        }
+    /* Of fours[4 a + b], the quarter q is column 4 q + b of the rows 4 a to 4 a + 3. */
+#pragma GCC unroll 4
+    for (int b = 0; b < 4; b++) {
+        __m512i low[2], high[2];
+#pragma GCC unroll 2
+        for (int a = 0; a < 2; a++) {
+            low[a] = _mm512_shuffle_i32x4(fours[8 * a + b], fours[8 * a + 4 + b], 0x44);
+            high[a] = _mm512_shuffle_i32x4(fours[8 * a + b], fours[8 * a + 4 + b], 0xEE);
+        }
+        rows[b] = _mm512_shuffle_i32x4(low[0], low[1], 0x88);
+        rows[4 + b] = _mm512_shuffle_i32x4(low[0], low[1], 0xDD);
+        rows[8 + b] = _mm512_shuffle_i32x4(high[0], high[1], 0x88);
+        rows[12 + b] = _mm512_shuffle_i32x4(high[0], high[1], 0xDD);
+    }
+}
+
+/* Write CHUNK weight rows so that a vector holds two neighbours of each of 16 rows: [count / 2][CHUNK][2].
+ *
+ * What lies `ahead` is packed next, and asked for. */
+static void pack(const char *w, int width, size_t step, int columns, int count, size_t ahead, int16_t *packed) {
+    int each = 64 / width, pairs = (count + 1) / 2;
     /* Bytes 0 and 1, then 2 and 3, of each lane, to the upper bytes of its two halves. */
     const __m512i lane = _mm512_broadcast_i32x4(_mm_set_epi32(0x0C0C0C0C, 0x08080808, 0x04040404, 0));
     const __m512i first = _mm512_add_epi8(lane, _mm512_set1_epi32(0x01800080));
     const __m512i second = _mm512_add_epi8(lane, _mm512_set1_epi32(0x03800280));
     for (int c = 0; c < CHUNK; c += 16) {
-        __mmask16 some = columns - c >= 16 ? 0xFFFF : columns > c ? (__mmask16)((1u << (columns - c)) - 1) : 0;
-        const char *from = w + (size_t)c * step;
-        int16_t *to = packed + 2 * c;
-        for (int k = 0; k < whole; k += each, to += each * CHUNK) {
-            __m512i four = _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), some, places, from + (size_t)k * width, 1);
-            if (width == 2) {
-                _mm512_storeu_si512(to, four);
-            } else {
-                _mm512_storeu_si512(to, _mm512_srai_epi16(_mm512_shuffle_epi8(four, first), 8));
-                _mm512_storeu_si512(to + 2 * CHUNK, _mm512_srai_epi16(_mm512_shuffle_epi8(four, second), 8));
+        for (int k = 0; k < count; k += each) {
+            int left = (count - k < each ? count - k : each) * width;
+            __mmask64 some = left == 64 ? ~0ULL : (1ULL << left) - 1;
+            __m512i rows[16];
+#pragma GCC unroll 16
+            for (int r = 0; r < 16; r++) {
+                const char *row = w + (size_t)(c + r) * step + (size_t)k * width;
+                rows[r] = _mm512_maskz_loadu_epi8(c + r < columns ? some : 0, row);
+                _mm_prefetch(row + ahead, _MM_HINT_T1);
+            }
+            transpose(rows);
+            int16_t *to = packed + (size_t)k * CHUNK + 2 * c;
+#pragma GCC unroll 16
+            for (int r = 0; r < 16; r++) {
+                if (width == 2) {
+                    if (k / 2 + r < pairs) _mm512_storeu_si512(to + 2 * CHUNK * r, rows[r]);
+                } else {
+                    __m512i low = _mm512_srai_epi16(_mm512_shuffle_epi8(rows[r], first), 8);
+                    __m512i high = _mm512_srai_epi16(_mm512_shuffle_epi8(rows[r], second), 8);
+                    if (k / 2 + 2 * r < pairs) _mm512_storeu_si512(to + 4 * CHUNK * r, low);
+                    if (k / 2 + 2 * r + 1 < pairs) _mm512_storeu_si512(to + 4 * CHUNK * r + 2 * CHUNK, high);
+                }
             }
         }
     }
-    for (int k = whole; k < (count + 1) / 2 * 2; k++)
-        for (int c = 0; c < CHUNK; c++) {
-            const char *from = w + (size_t)c * step + (size_t)k * width;
-            int weight = 0;
-            if (c < columns && k < count) weight = width == 1 ? *(const int8_t *)from : *(const int16_t *)from;
-            packed[(size_t)(k / 2) * 2 * CHUNK + 2 * c + k % 2] = (int16_t)weight;
-        }
 }
 
 /* Add `rows` digit rows times a packed chunk to sums [rows, CHUNK]. */
@@ -256,7 +292,7 @@ static void packed_tiles(
 
 /* Elements between two places where lanes are added up: a row of weights fills 16 lanes, a packed one its own. */
 static int block_of(int lane, int rows, int packed) {
-    if (packed) return lane;
+    if (packed) return lane < SMALL ? lane : SMALL;
     int near = NEAR / (rows < HIGH ? rows : HIGH) / 64 * 64;
     return 16 * lane < near ? 16 * lane : near;
 }
@@ -272,7 +308,8 @@ static void chunk_sums(
         const char *from = w + (size_t)k * width;
 #if LANES > 1
         if (packed) {
-            pack(from, width, step, columns, count, packed);
+            size_t ahead = k + count < inner ? (size_t)count * width : CHUNK * step - (size_t)k * width;
+            pack(from, width, step, columns, count, ahead, packed);
             packed_tiles(x + k, stride, rows, packed, count, sums);
         } else {
             lying_tiles(x + k, stride, rows, from, width, step, columns, count, sums);
