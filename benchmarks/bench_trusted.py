@@ -157,7 +157,7 @@ def bench_mask_and_pack(measure: Measure) -> None:
     target = torch.ones_like(source)
     measure(
         f"mask and pack, {rows}x{columns}, {own.name} / copy of the same bytes",
-        Work(lambda: own.pack(own.mask(activations, pads, MODULUS), MODULUS)),
+        Work(lambda: own.mask(activations, pads, MODULUS)),
         Work(lambda: target.copy_(source)),
         FUSED if own is not steps.TORCH else None,
     )

@@ -104,8 +104,8 @@ def watched(clock: Clock) -> Iterator[None]:
 
     def hidden(cover: PadCover, rows: torch.Tensor) -> Hidden:
         with clock.during("mask"):
-            masked, reveal = hide(cover, rows)
-        return masked, clock.counting("unmask", reveal)
+            masked, data, reveal = hide(cover, rows)
+        return Hidden(masked, data, clock.counting("unmask", reveal))
 
     with ExitStack() as stack:
         stack.enter_context(patch.object(PadCover, "hide", hidden))

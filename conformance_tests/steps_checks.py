@@ -7,15 +7,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from veil_optimized import tables
 from veil_optimized.compiled_steps import CompiledSteps, agree
 from veil_optimized.fixed_point import Rows
+from veil_optimized.integrity import check_of, prepare
 from veil_optimized.kernels.compiled import Compiled
 from veil_optimized.native import draws
+from veil_optimized.remo import multiply
 from veil_optimized.steps import TORCH, Steps
+from veil_optimized.tape import SeededTape
 from veil_spec import constants
 from veil_spec.architecture import Rotation
 from veil_spec.refusals import Refusal, Refused
@@ -122,6 +125,9 @@ def test_what_is_refused_is_refused_alike(compiled: Steps, modulus: int) -> None
             lambda: ours.mask(row, pads, modulus),
             lambda: ours.unmask(product, pads, modulus),
             lambda: ours.pack(product, modulus),
+            lambda: ours.verifies(
+                check_of(torch.ones_like(row), torch.ones_like(row), modulus), pads, product
+            ),
             lambda: ours.mask(row, pads[:, :2], modulus),
             lambda: ours.mask(row[:0], pads[:0], modulus),
             lambda: ours.pack(product, modulus - 1),
@@ -158,6 +164,28 @@ def test_bytes_and_elements_are_alike(
             assert refused.value.reason is Refusal.NOT_IN_FIELD
     with pytest.raises(Refused):
         ours.unpack(data[1:], rows, columns, modulus)
+
+
+@example(1, 1, 1, 50_000, constants.PRIMES[-1])
+@given(SEEDS, st.integers(1, 3), st.integers(1, 70), st.integers(1, 4200), st.sampled_from(constants.PRIMES))
+def test_products_are_checked_alike(seed: int, rows: int, inner: int, outputs: int, modulus: int) -> None:
+    generator, ours = torch.Generator().manual_seed(seed), built()
+    masked = torch.randint(0, modulus, (rows, inner), generator=generator)
+    masked[0], masked[:, 0] = modulus - 1, modulus - 1
+    weights = torch.randint(-(2**15) + 1, 2**15, (outputs, inner), generator=generator).to(torch.int16)
+    check, right = prepare(SeededTape(bytes(32)), 0, weights, modulus), multiply(masked, weights, modulus)
+    wrong = right.clone()
+    wrong[seed % rows, -1] = (wrong[seed % rows, -1] + 1) % modulus
+    for product, verdict in ((right, True), (wrong, False)):
+        assert ours.verifies(check, masked, product) is TORCH.verifies(check, masked, product) is verdict
+
+
+@given(SEEDS, st.integers(1, 3), st.integers(1, 1100), st.sampled_from(constants.PRIMES))
+def test_masked_rows_come_with_their_bytes(seed: int, rows: int, columns: int, modulus: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    pads = torch.randint(0, modulus, (rows, columns), generator=generator)
+    masked, data = built().mask(words(seed, constants.ACTIVATION_LIMIT, rows, columns), pads, modulus)
+    assert data == TORCH.pack(masked, modulus)
 
 
 @given(SEEDS, st.integers(1, 30), st.integers(1, 9))

@@ -846,7 +846,7 @@ def overlapping(channel: Channel) -> list[torch.Tensor]:
     for step in range(2):
         exchange = channel.begin(2, step, 4, 11, 7, MODULI[2])
         for rows in torch.split(ROWS_OF_PARTS[4 * step : 4 * step + 4], [1, 3]):
-            channel.send(exchange, rows, MODULI[2])
+            channel.send(exchange, wire.pack(rows.numpy(), MODULI[2]))
             if last is not None:
                 products.append(channel.receive(*last, MODULI[2]))
             last = exchange, len(rows)
@@ -906,12 +906,12 @@ def test_the_next_exchange_gives_the_one_before_no_more_time(place: str) -> None
         channel.hello(DIGEST)
         channel.resumed = constants.RESUME_LIMIT
         exchange = channel.begin(2, 0, 4, 11, 7, MODULI[2])
-        channel.send(exchange, ROWS_OF_PARTS[:1], MODULI[2])
-        channel.send(exchange, ROWS_OF_PARTS[1:4], MODULI[2])
+        channel.send(exchange, wire.pack(ROWS_OF_PARTS[:1].numpy(), MODULI[2]))
+        channel.send(exchange, wire.pack(ROWS_OF_PARTS[1:4].numpy(), MODULI[2]))
         channel.receive(exchange, 1, MODULI[2])
         time.sleep(0.7 * DEADLINE_S)
         following = channel.begin(2, 1, 4, 11, 7, MODULI[2])
-        channel.send(following, ROWS_OF_PARTS[4:5], MODULI[2])
+        channel.send(following, wire.pack(ROWS_OF_PARTS[4:5].numpy(), MODULI[2]))
         assert waited(lambda: channel.receive(exchange, 3, MODULI[2])) < 0.9 * DEADLINE_S
 
 

@@ -33,7 +33,7 @@ SIGNATURES: Final = {
         *(POINTER, POINTER, NUMBER, NUMBER, NUMBER, NUMBER, POINTER, POINTER, POINTER, NUMBER),
         *(SIZE, SIZE, SIZE, NUMBER, NUMBER, WORD, NUMBER, WORD, POINTER, NUMBER, NUMBER, POINTER),
     ),
-    "veil_mask": (POINTER, POINTER, SIZE, WORD, POINTER),
+    "veil_mask": (POINTER, POINTER, SIZE, WORD, NUMBER, POINTER, POINTER),
     "veil_unmask": (POINTER, POINTER, SIZE, WORD, POINTER),
     "veil_verify": (POINTER, POINTER, NUMBER, NUMBER, NUMBER, POINTER, POINTER, NUMBER, NUMBER, WORD),
     "veil_pack": (POINTER, SIZE, NUMBER, WORD, POINTER),
@@ -44,6 +44,8 @@ NEW_BYTES: Final = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_char_p, ctypes.c
     ("PyBytes_FromStringAndSize", ctypes.pythonapi)
 )
 """CPython's own way to bytes that are still to be written: nothing is there yet."""
+OUTSIDE: Final = 2
+"""What the check says of rows that are not of its field."""
 SCORES_A_THREAD: Final = 2**14
 """Scores of queries with positions that are worth another thread."""
 
@@ -160,19 +162,20 @@ class CompiledSteps(Steps):
         )
         return made
 
-    def mask(self, rows: torch.Tensor, pads: torch.Tensor, modulus: int) -> torch.Tensor:
-        """Return activations plus pads, mod p; refuses as `remo.mask` does."""
+    def mask(self, rows: torch.Tensor, pads: torch.Tensor, modulus: int) -> tuple[torch.Tensor, bytes]:
+        """Return activations plus pads, mod p, and their bytes; refuses as `remo.mask` does."""
         if modulus not in constants.PRIMES or rows.dim() != 2 or not rows.numel() or rows.shape != pads.shape:
             return super().mask(rows, pads, modulus)
-        given, drawn = _held(rows), _held(pads)
-        masked = torch.empty_like(given)
+        given, drawn, width = _held(rows), _held(pads), wire.element_bytes(modulus)
+        masked, count = torch.empty_like(given), given.numel()
+        data: bytes = NEW_BYTES(None, count * width)
         problem = self._code.veil_mask(
-            given.data_ptr(), drawn.data_ptr(), given.numel(), modulus, masked.data_ptr()
+            given.data_ptr(), drawn.data_ptr(), count, modulus, width, masked.data_ptr(), data
         )
         if problem:
             masked.zero_()
             raise Refused(Refusal.NOT_IN_FIELD if problem == 1 else Refusal.ACTIVATION_OUT_OF_RANGE)
-        return masked
+        return masked, data
 
     def unmask(self, product: torch.Tensor, correction: torch.Tensor, modulus: int) -> torch.Tensor:
         """Return the plain product. Refuses: SHAPE_MISMATCH, NOT_IN_FIELD."""
@@ -188,7 +191,7 @@ class CompiledSteps(Steps):
         return plain
 
     def verifies(self, check: Vectors, masked: torch.Tensor, product: torch.Tensor) -> bool:
-        """Return whether Y' z = X' (z W) for every row and every z."""
+        """Return whether Y' z = X' (z W) for every row and every z. Refuses: NOT_IN_FIELD."""
         if check.modulus not in constants.PRIMES:
             return super().verifies(check, masked, product)
         (count, inner), (vectors, outputs) = masked.shape, check.vectors.shape
@@ -199,8 +202,10 @@ class CompiledSteps(Steps):
 
         def run(first: int, last: int) -> int:
             rows = sent[first:last].data_ptr(), answer[first:last].data_ptr(), last - first
-            right: int = self._code.veil_verify(*rows, inner, outputs, *about, *field)
-            return right
+            verdict: int = self._code.veil_verify(*rows, inner, outputs, *about, *field)
+            if verdict == OUTSIDE:
+                raise Refused(Refusal.NOT_IN_FIELD)
+            return verdict
 
         return shared.among_threads(run, count, count * vectors * (inner + outputs) // shared.MACS_A_THREAD)
 
@@ -323,18 +328,18 @@ def _attended(width: int, positions: int, first: int | None, window: int, steps:
 
 def _crossed(modulus: int, steps: Steps) -> list[object]:
     """Return what becomes of rows that are masked, checked and unmasked, with one answer that is wrong."""
-    rows = _scattered(constants.ACTIVATION_LIMIT, 3, 19)
-    pads, answer = (_scattered(2**62, 3, width).remainder(modulus) for width in (19, 11))
+    rows = _scattered(constants.ACTIVATION_LIMIT, 3, 190)
+    pads, answer = (_scattered(2**62, 3, width).remainder(modulus) for width in (190, 11))
     pads[0], answer[0], rows[0, :2] = modulus - 1, modulus - 1, torch.tensor([1, -1])
     check = _check(modulus)
-    masked = steps.mask(rows, pads, modulus)
+    masked, data = steps.mask(rows, pads, modulus)
     right = torch.tensor([[int(x) % modulus] * 11 for x in answer[:, 0]])
-    data = steps.pack(masked, modulus)
     return [
         masked.tolist(),
         steps.unmask(answer, right, modulus).tolist(),
         data,
-        steps.unpack(data, 3, 19, modulus).tolist(),
+        steps.pack(masked, modulus),
+        steps.unpack(data, 3, 190, modulus).tolist(),
         steps.verifies(check, masked, answer),
         steps.verifies(check, torch.zeros_like(masked), torch.zeros_like(answer)),
     ]
@@ -343,5 +348,5 @@ def _crossed(modulus: int, steps: Steps) -> list[object]:
 def _check(modulus: int) -> Vectors:
     from veil_optimized.integrity import check_of
 
-    vectors, images = (_scattered(2**62, 2, width).remainder(modulus) for width in (11, 19))
+    vectors, images = (_scattered(2**62, 2, width).remainder(modulus) for width in (11, 190))
     return check_of(vectors, images, modulus)

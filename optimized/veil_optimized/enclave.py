@@ -225,8 +225,8 @@ class Enclave:
         message.seen.append(rows)
         if message.complete and self._witness is not None:
             self._witness(group.number, message.step, torch.cat(message.seen))
-        masked, reveal = message.cover.hide(rows)
-        self.channel.send(message.exchange, masked, message.sent.modulus)
+        masked, data, reveal = message.cover.hide(rows)
+        self.channel.send(message.exchange, data)
         if message.complete:
             self._message = None
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from veil_optimized import steps
-from veil_optimized.field import aligned, check_elements, combine, negated
+from veil_optimized.field import aligned, combine, negated
 from veil_optimized.tape import field_elements
 from veil_spec import constants
 from veil_spec.interface import Tape
@@ -73,10 +73,8 @@ class Check:
         Implements: INT-R4.
         Refuses: SHAPE_MISMATCH, NOT_IN_FIELD, CHECK_FAILED.
         """
-        check_elements(masked, self.modulus)
-        check_elements(masked_product, self.modulus)
-        outputs, inner = self.vectors.shape[1], self.images.shape[1]
-        if (*masked.shape, outputs) != (len(masked_product), inner, masked_product.shape[1]):
+        rows, outputs, inner = masked.shape[0], self.vectors.shape[1], self.images.shape[1]
+        if not rows or masked.shape != (rows, inner) or masked_product.shape != (rows, outputs):
             raise Refused(Refusal.SHAPE_MISMATCH)
         if not steps.chosen().verifies(self, masked, masked_product):
             raise Refused(Refusal.CHECK_FAILED)

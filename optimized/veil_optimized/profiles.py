@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import torch
 
@@ -14,8 +14,14 @@ from veil_spec import constants
 from veil_spec.refusals import Refusal, Refused
 
 PROFILES: Final = ("pad", "lwe", "rank")
-Hidden = tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]
-"""Masked rows [n, inner], and what turns the worker's product into the plain one, int64 [n, outputs]."""
+
+
+class Hidden(NamedTuple):
+    """Masked rows [n, inner], their bytes, and what turns their product into the plain one [n, outputs]."""
+
+    masked: torch.Tensor
+    data: bytes
+    reveal: Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +129,7 @@ class PadCover:
         if len(rows) > len(self._left[0]):
             raise Refused(Refusal.SHAPE_MISMATCH, "more rows than pads")
         (pads, correction), modulus = (part[: len(rows)] for part in self._left), self._modulus
-        masked = steps.chosen().mask(rows, pads, modulus)
+        masked, data = steps.chosen().mask(rows, pads, modulus)
         pads.zero_()
         self._left = self._left[0][len(rows) :], self._left[1][len(rows) :]
 
@@ -132,7 +138,7 @@ class PadCover:
             correction.zero_()
             return plain
 
-        return masked, reveal
+        return Hidden(masked, data, reveal)
 
     def erase(self) -> None:
         """Overwrite the pads that were not used, and their corrections."""
@@ -217,7 +223,10 @@ class LweCover:
         """Return D X + S A + E and what rounds it away. Refuses: what `lwe_mask` refuses."""
         tape, basis, hint, about = self._tape, self._basis, self._hint, self._about
         masked = lwe.lwe_mask(tape, basis, *about, rows)
-        return masked, lambda product: lwe.lwe_unmask(tape, product, hint, *about, basis.shape[1])
+        data = steps.chosen().pack(masked, constants.LWE_MODULUS)
+        return Hidden(
+            masked, data, lambda product: lwe.lwe_unmask(tape, product, hint, *about, basis.shape[1])
+        )
 
     def erase(self) -> None:
         """Return nothing: what is left is the ratchet's."""

@@ -128,7 +128,9 @@ class Channel:
         Refuses: WORKER_LOST, NOT_IN_FIELD, FRAME_UNEXPECTED, FRAME_TOO_LARGE, what `decode` refuses.
         """
         exchange = self.begin(group, step, elements.shape[0], elements.shape[1], columns_out, modulus)
-        self.send(exchange, elements, modulus)
+        with self._ending_on_failure():
+            data = steps.chosen().pack(elements, modulus)
+        self.send(exchange, data)
         return self.receive(exchange, len(elements), modulus)
 
     def begin(
@@ -148,10 +150,10 @@ class Channel:
             asked = (FrameKind.MULTIPLY, self.epoch, group, step, columns, width, rows)
             return Exchange(asked, (FrameKind.PRODUCT, self.epoch, group, step, columns_out, width, rows))
 
-    def send(self, exchange: Exchange, elements: torch.Tensor, modulus: int) -> None:
-        """Send the next masked rows, int64 [n, inner], of an exchange. Refuses as `multiply`."""
+    def send(self, exchange: Exchange, data: bytes) -> None:
+        """Send the bytes of an exchange's next masked rows, as `pack` gives them. Refuses as `multiply`."""
         with self._ending_on_failure():
-            self._put(exchange, steps.chosen().pack(elements, modulus))
+            self._put(exchange, data)
             self._on_some_stream(self._flush)
 
     def receive(self, exchange: Exchange, rows: int, modulus: int) -> torch.Tensor:

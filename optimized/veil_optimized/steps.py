@@ -120,16 +120,22 @@ class Steps:
         """Return rows as 16-bit integers and exponents; see `fixed_point.quantise`."""
         return fixed_point.quantise(rows, fraction)
 
-    def mask(self, rows: torch.Tensor, pads: torch.Tensor, modulus: int) -> torch.Tensor:
-        """Return activations plus pads, mod p; see `remo.mask`, also for what is refused."""
-        return remo.mask(rows, pads, modulus)
+    def mask(self, rows: torch.Tensor, pads: torch.Tensor, modulus: int) -> tuple[torch.Tensor, bytes]:
+        """Return activations plus pads, mod p, and their bytes; see `remo.mask`, also for what is refused."""
+        masked = remo.mask(rows, pads, modulus)
+        return masked, self.pack(masked, modulus)
 
     def unmask(self, product: torch.Tensor, correction: torch.Tensor, modulus: int) -> torch.Tensor:
         """Return the plain product; see `remo.unmask`, also for what is refused."""
         return remo.unmask(product, correction, modulus)
 
     def verifies(self, check: Vectors, masked: torch.Tensor, product: torch.Tensor) -> bool:
-        """Return whether Y' z = X' (z W) for every row and every z, of field elements of the right shapes."""
+        """Return whether Y' z = X' (z W) for every row and every z, of rows of the right shapes.
+
+        Refuses: FIELD_UNKNOWN, NOT_IN_FIELD.
+        """
+        for rows in (masked, product):
+            field.check_elements(rows, check.modulus)
         return field.vanishes(torch.cat((masked, product), 1), check.relation, check.modulus)
 
     def pack(self, elements: torch.Tensor, modulus: int) -> bytes:

@@ -11,9 +11,14 @@
 
 #include "kernel.h"
 
+#ifdef __AVX512IFMA__
+#include <immintrin.h>
+#endif
+
 enum { SHIFT_LIMIT = 62, EXP2 = 30, ROPE = 30, NORM = 20, NORM_BITS = 24, NORM_FLOOR = -8, WEIGHT = 18 };
-enum { HEAD_WIDTH = 256, SPAN = 1 << 14 };
-/* The widest head; SPAN: positions whose weighted values, of 48 bits, add up to less than 2^62 */
+enum { HEAD_WIDTH = 256, SPAN = 1 << 14, BLOCK = 512, SOME = 2048 };
+/* The widest head. SPAN: positions whose weighted values, of 48 bits, add up to less than 2^62. BLOCK: elements that
+ * are masked and then packed. SOME: products of which lanes take the sums, of 52 bits each. */
 
 static inline int64_t round_shift(int64_t value, int64_t shift) {
     return (value + (((int64_t)1 << shift) >> 1)) >> shift;
@@ -244,15 +249,32 @@ int veil_attend(
     return enough;
 }
 
-/* Activations plus pads, mod p. Returns 0, or 1 for a pad outside the field, 2 for an activation beyond 16 bits. */
-int veil_mask(const int64_t *rows, const int64_t *pads, size_t count, int64_t modulus, int64_t *masked) {
+/* Write the first `count` of `all` elements as `width` bytes each, little-endian.
+ *
+ * All but the last few of `all` are written as whole words, whose upper bytes the next element overwrites. */
+static inline void packed(const int64_t *elements, size_t count, size_t all, int width, uint8_t *bytes) {
+    size_t whole = all > 8 ? all - 8 : 0, first = count < whole ? count : whole;
+    for (size_t i = 0; i < first; i++) memcpy(bytes + i * width, elements + i, sizeof *elements);
+    for (size_t i = first; i < count; i++) memcpy(bytes + i * width, elements + i, width);
+}
+
+/* Activations plus pads, mod p, as words and as `width` bytes each: a block goes into bytes while it is near.
+ *
+ * Returns 0, or 1 for a pad outside the field, 2 for an activation beyond 16 bits. */
+int veil_mask(
+    const int64_t *rows, const int64_t *pads, size_t count, int64_t modulus, int width, int64_t *masked,
+    uint8_t *bytes) {
     int outside = 0, beyond = 0;
-    for (size_t i = 0; i < count; i++) {
-        outside |= pads[i] < 0 || pads[i] >= modulus;
-        beyond |= rows[i] < -32767 || rows[i] > 32767;
-        int64_t sum = rows[i] + pads[i];
-        sum += sum < 0 ? modulus : 0;
-        masked[i] = sum - (sum >= modulus ? modulus : 0);
+    for (size_t start = 0; start < count; start += BLOCK) {
+        size_t end = count - start < BLOCK ? count : start + BLOCK;
+        for (size_t i = start; i < end; i++) {
+            outside |= pads[i] < 0 || pads[i] >= modulus;
+            beyond |= rows[i] < -32767 || rows[i] > 32767;
+            int64_t sum = rows[i] + pads[i];
+            sum += sum < 0 ? modulus : 0;
+            masked[i] = sum - (sum >= modulus ? modulus : 0);
+        }
+        packed(masked + start, end - start, count - start, width, bytes + start * width);
     }
     return outside ? 1 : beyond ? 2 : 0;
 }
@@ -269,16 +291,47 @@ int veil_unmask(const int64_t *products, const int64_t *corrections, size_t coun
     return outside;
 }
 
+#ifdef __AVX512IFMA__
+/* The sum of at most SOME products of elements below 2^48: 8 lanes add up the low 52 bits of each, and the others. */
+static unsigned __int128 dot_of_some(const int64_t *row, const int64_t *vector, int count) {
+    __m512i low[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()}, high[2] = {low[0], low[0]};
+    for (int c = 0; c < count; c += 16)
+        for (int i = 0; i < 2; i++) {
+            int left = count - c - 8 * i;
+            __mmask8 some = left >= 8 ? 0xFF : left > 0 ? (__mmask8)((1 << left) - 1) : 0;
+            __m512i x = _mm512_maskz_loadu_epi64(some, row + c + 8 * i);
+            __m512i z = _mm512_maskz_loadu_epi64(some, vector + c + 8 * i);
+            low[i] = _mm512_madd52lo_epu64(low[i], x, z);
+            high[i] = _mm512_madd52hi_epu64(high[i], x, z);
+        }
+    uint64_t above = _mm512_reduce_add_epi64(_mm512_add_epi64(high[0], high[1]));
+    return ((unsigned __int128)above << 52) + (uint64_t)_mm512_reduce_add_epi64(_mm512_add_epi64(low[0], low[1]));
+}
+#else
+static unsigned __int128 dot_of_some(const int64_t *row, const int64_t *vector, int count) {
+    unsigned __int128 sum = 0;
+    for (int c = 0; c < count; c++) sum += (unsigned __int128)(uint64_t)row[c] * (uint64_t)vector[c];
+    return sum;
+}
+#endif
+
 static uint64_t field_dot(const int64_t *row, const int64_t *vector, int count, int bits, uint64_t modulus) {
     unsigned __int128 sum = 0; /* products below 2^96, at most 2^18 of them */
-    for (int c = 0; c < count; c++) sum += (unsigned __int128)(uint64_t)row[c] * (uint64_t)vector[c];
+    for (int c = 0; c < count; c += SOME) sum += dot_of_some(row + c, vector + c, count - c < SOME ? count - c : SOME);
     return residue((__int128)sum, bits, modulus);
 }
 
-/* Whether Y' z = X' (z W) for every row and vector: 1 if so. For p below 2^48. */
+static int any_outside(const int64_t *elements, size_t count, uint64_t modulus) {
+    int outside = 0;
+    for (size_t i = 0; i < count; i++) outside |= (uint64_t)elements[i] >= modulus;
+    return outside;
+}
+
+/* Whether Y' z = X' (z W) for every row and vector: 1 if so, 0 if not, 2 for rows outside the field, p below 2^48. */
 int veil_verify(
     const int64_t *masked, const int64_t *products, int n, int inner, int outputs, const int64_t *secrets,
     const int64_t *keys, int vectors, int bits, uint64_t modulus) {
+    if (any_outside(masked, (size_t)n * inner, modulus) | any_outside(products, (size_t)n * outputs, modulus)) return 2;
     int right = 1;
     for (int r = 0; r < n; r++)
         for (int v = 0; v < vectors; v++)
@@ -287,15 +340,10 @@ int veil_verify(
     return right;
 }
 
-/* Elements to `width` bytes each, little-endian. Returns 1 if one is outside the field.
- *
- * All but the last few are written as whole words, whose upper bytes the next element overwrites. */
+/* Elements to `width` bytes each, little-endian. Returns 1 if one is outside the field. */
 int veil_pack(const int64_t *elements, size_t count, int width, uint64_t modulus, uint8_t *bytes) {
-    size_t whole = count > 8 ? count - 8 : 0;
-    int outside = 0;
-    for (size_t i = 0; i < count; i++) outside |= (uint64_t)elements[i] >= modulus;
-    for (size_t i = 0; i < whole; i++) memcpy(bytes + i * width, elements + i, sizeof *elements);
-    for (size_t i = whole; i < count; i++) memcpy(bytes + i * width, elements + i, width);
+    int outside = any_outside(elements, count, modulus);
+    packed(elements, count, count, width, bytes);
     return outside;
 }
 
@@ -303,17 +351,14 @@ int veil_pack(const int64_t *elements, size_t count, int width, uint64_t modulus
 int veil_unpack(const uint8_t *bytes, size_t count, int width, uint64_t modulus, int64_t *elements) {
     size_t whole = count > 8 ? count - 8 : 0;
     uint64_t mask = width == 8 ? UINT64_MAX : ((uint64_t)1 << 8 * width) - 1;
-    int outside = 0;
-    for (size_t i = 0; i < count; i++) {
-        uint64_t element = 0;
-        if (i < whole) {
-            memcpy(&element, bytes + i * width, sizeof element);
-        } else {
-            memcpy(&element, bytes + i * width, width);
-        }
-        element &= mask;
-        outside |= element >= modulus;
-        elements[i] = (int64_t)element;
+    for (size_t i = 0; i < whole; i++) {
+        uint64_t word;
+        memcpy(&word, bytes + i * width, sizeof word);
+        elements[i] = (int64_t)(word & mask);
     }
-    return outside;
+    for (size_t i = whole; i < count; i++) {
+        elements[i] = 0;
+        memcpy(elements + i, bytes + i * width, width);
+    }
+    return any_outside(elements, count, modulus);
 }
