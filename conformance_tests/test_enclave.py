@@ -11,11 +11,11 @@ import torch
 from veil_optimized import decoder as decoder_module
 from veil_optimized import transcript, wire
 from veil_optimized.decoder import Decoder
-from veil_optimized.enclave import Enclave, epoch
+from veil_optimized.enclave import Enclave, Message, epoch
 from veil_optimized.generate import generate
 from veil_optimized.launching import start_worker
 from veil_optimized.model import Model, load
-from veil_optimized.profiles import Masking, profile_of
+from veil_optimized.profiles import Masking, PadCover, profile_of
 from veil_optimized.remo import LocalMinter, Ratchet
 from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport
@@ -274,6 +274,12 @@ def test_a_witness_is_told_all_rows_of_a_step_that_was_sent_in_parts(model: Mode
     assert told[0] == told[1]
 
 
+def _masks(message: Message) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the pads and corrections that a message's rows of profile `pad` are hidden by."""
+    assert isinstance(message.cover, PadCover)
+    return message.cover._pads, message.cover._correction
+
+
 @pytest.mark.requirement("INT-P1")
 def test_a_wrong_product_of_a_later_part_ends_the_epoch_and_no_pad_is_left(model: Model) -> None:
     def wrong(data: bytes) -> list[bytes]:
@@ -283,8 +289,7 @@ def test_a_wrong_product_of_a_later_part_ends_the_epoch_and_no_pad_is_left(model
     with pytest.raises(Refused) as caught:
         Decoder(model, enclave.products, enclave.together).step(LONG)
     assert (caught.value.reason, enclave.channel.ended) == (Refusal.CHECK_FAILED, True)
-    message = enclave._message
-    assert message is None or all(not part.any() for part in message.cover._left)  # type: ignore[attr-defined]
+    assert enclave._message is None or not any(part.any() for part in _masks(enclave._message))
 
 
 def test_pads_that_were_taken_and_not_used_are_overwritten(model: Model) -> None:
@@ -293,10 +298,10 @@ def test_pads_that_were_taken_and_not_used_are_overwritten(model: Model) -> None
     rows = torch.ones(2, group.weights.shape[1], dtype=torch.int64)
     enclave._asked(group, rows, 5)
     assert enclave._message is not None
-    left: tuple[torch.Tensor, ...] = enclave._message.cover._left  # type: ignore[attr-defined]
-    assert [len(part) for part in left] == [3, 3] and all(part.any() for part in left)
+    masks = _masks(enclave._message)
+    assert [bool(part[:2].any()) for part in masks] == [False, True] and all(part[2:].any() for part in masks)
     enclave.close()
-    assert not any(part.any() for part in left)
+    assert not any(part.any() for part in masks)
 
 
 def test_a_profile_that_hides_whole_steps_takes_no_turns(model: Model) -> None:

@@ -1,5 +1,6 @@
 """The stream between enclave and worker: lying, silent, killed and honest workers, and what gets recorded."""
 
+import itertools
 import os
 import signal
 import socket
@@ -215,6 +216,24 @@ def test_both_implementations_decode_damaged_frames_alike_and_raise_nothing_but_
     cut = bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
     for attempt in (bytes(damaged), cut, bytes(damaged) + b"\0"):
         assert outcome(partial(wire.decode, attempt)) == outcome(partial(reference.decode, attempt))
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5), st.lists(st.integers(0, 20), max_size=4))
+def test_rows_are_those_of_the_message_whatever_its_frames_and_wherever_it_is_cut(
+    frames: list[int], cuts: list[int]
+) -> None:
+    total, first = sum(frames), 0
+    data = bytes(range(8 * total))
+    about = (FrameKind.PRODUCT, EPOCH, 0, 0, 2, 4, total)
+    message = wire.Reassembly(*about)
+    for rows in frames:
+        for frame in wire.pieces(about, first, data[8 * first : 8 * (first + rows)]):
+            message.add(frame)
+        first += rows
+    edges = [0, *sorted(min(cut, total) for cut in cuts), total]
+    for start, end in itertools.pairwise(edges):
+        assert message.between(start, end) == data[8 * start : 8 * end]
+    assert message.take() == data
 
 
 @given(st.binary(max_size=200), st.booleans())

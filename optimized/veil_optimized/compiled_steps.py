@@ -105,7 +105,7 @@ class CompiledSteps(Steps):
 
     def gate(self, rows: torch.Tensor) -> Rows:
         """Return SiLU(gate) * up, quantised [n, width], of gates and ups side by side."""
-        count, width = len(rows), rows.shape[1] // 2
+        count, width = rows.shape[0], rows.shape[1] // 2
         given = _held(rows, count, 2 * width)
         made = _rows(count, width)
         self._code.veil_gate(
@@ -241,7 +241,7 @@ def _rows(*shape: int) -> Rows:
 
 def _held(words: torch.Tensor, *shape: int) -> torch.Tensor:
     """Return words that C can read, of this shape if one is given; ValueError for any other."""
-    if words.dtype != torch.int64 or (shape and words.shape != shape) or words.device.type != "cpu":
+    if words.dtype != torch.int64 or (shape and words.shape != shape) or not words.is_cpu:
         raise ValueError(
             f"{words.dtype} {tuple(words.shape)} on {words.device}, not int64 {shape} on the cpu"
         )

@@ -443,7 +443,7 @@ class DealerMinter:
             with _as_lost("sent what was not asked for"):
                 message.add(frame)
         with _as_lost("sent what is no field element"):
-            elements = wire.unpack(message.data, rows * outputs, group.modulus)
+            elements = wire.unpack(message.take(), rows * outputs, group.modulus)
         correction = torch.from_numpy(elements).reshape(rows, outputs)
         check = self._checks[group.number]
         self.macs += rows * check.macs

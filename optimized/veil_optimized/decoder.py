@@ -126,7 +126,7 @@ class Decoder:
         """
         shape = self.shape
         mixed = yield from self.layers.hidden(4 * layer, rows)
-        heads = mixed.reshape(len(rows.values), -1, shape.head_width)
+        heads = mixed.reshape(rows.values.shape[0], -1, shape.head_width)
         averages = [
             self._sequence(layer, part, cache)
             for part, cache in zip(torch.split(heads, list(counts)), caches, strict=True)
@@ -146,7 +146,7 @@ class Decoder:
         if self.shape.head_norms:
             gains = self.model.gains(f"layers.{layer}.{norm}")
             heads = fixed_point.head_norm(heads, *gains, self.shape.norm_epsilon)
-        window = slice(first, first + len(heads))
+        window = slice(first, first + heads.shape[0])
         return steps.chosen().place(heads, self._rope[0][window], self._rope[1][window])
 
     def _mlp(self, layer: int, rows: Rows) -> Asking[Rows]:
@@ -156,7 +156,7 @@ class Decoder:
 
     def _turn_to(self, end: int) -> None:
         """Have the rotations of all positions below `end`."""
-        if end > len(self._rope[0]):
+        if end > self._rope[0].shape[0]:
             room = min(max(2 * end, FIRST_ROOM), self.shape.context)
             self._rope = tables.rope(room, self.shape.head_width, self.shape.rotation)
 

@@ -62,7 +62,7 @@ class Message:
     @property
     def complete(self) -> bool:
         """Return whether all rows are on their way."""
-        return sum(map(len, self.seen)) == self.rows
+        return sum(rows.shape[0] for rows in self.seen) == self.rows
 
 
 class Enclave:
@@ -189,7 +189,7 @@ class Enclave:
         Refuses: CHECK_FAILED, and what Channel refuses; either ends the epoch.
         """
         with self._ending_on_failure():
-            return self._asked(group, rows, len(rows))()
+            return self._asked(group, rows, rows.shape[0])()
 
     @property
     def together(self) -> Together | None:
@@ -232,7 +232,7 @@ class Enclave:
 
         def answer() -> torch.Tensor:
             self._mint_in_between()
-            product = self.channel.receive(message.exchange, len(masked), message.sent.modulus)
+            product = self.channel.receive(message.exchange, masked.shape[0], message.sent.modulus)
             return reveal(self._verified(message.sent, masked, product))
 
         return answer
@@ -280,7 +280,7 @@ class Enclave:
         """Return a product that is one. Refuses: CHECK_FAILED. Implements: INT-P1."""
         if self.masking.check:
             check = self._checks[sent.number]
-            self.cost.macs_online += check.macs * len(masked)
+            self.cost.macs_online += check.macs * masked.shape[0]
             check.verify(masked, product)
             self.checked += 1
         return product

@@ -121,17 +121,18 @@ class PadCover:
     """Pads [rows, inner] and their corrections; each is overwritten once it is used."""
 
     def __init__(self, pads: torch.Tensor, correction: torch.Tensor, modulus: int) -> None:
-        self._left = pads, correction
-        self._modulus = modulus
+        self._pads, self._correction, self._modulus = pads, correction, modulus
+        self._used = 0
 
     def hide(self, rows: torch.Tensor) -> Hidden:
         """Return rows plus the next pads. Refuses: SHAPE_MISMATCH, what `mask` refuses."""
-        if len(rows) > len(self._left[0]):
+        used = slice(self._used, self._used + rows.shape[0])
+        if used.stop > self._pads.shape[0]:
             raise Refused(Refusal.SHAPE_MISMATCH, "more rows than pads")
-        (pads, correction), modulus = (part[: len(rows)] for part in self._left), self._modulus
+        pads, correction, modulus = self._pads[used], self._correction[used], self._modulus
         masked, data = steps.chosen().mask(rows, pads, modulus)
         pads.zero_()
-        self._left = self._left[0][len(rows) :], self._left[1][len(rows) :]
+        self._used = used.stop
 
         def reveal(product: torch.Tensor) -> torch.Tensor:
             plain = steps.chosen().unmask(product, correction, modulus)
@@ -141,9 +142,9 @@ class PadCover:
         return Hidden(masked, data, reveal)
 
     def erase(self) -> None:
-        """Overwrite the pads that were not used, and their corrections."""
-        for part in self._left:
-            part.zero_()
+        """Overwrite what is left of pads and corrections."""
+        self._pads.zero_()
+        self._correction.zero_()
 
 
 class Padded:

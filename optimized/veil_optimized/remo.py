@@ -256,6 +256,8 @@ def _first_rows(
     pads: torch.Tensor, corrections: torch.Tensor, rows: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the first rows of pads and their corrections, and overwrite the others."""
+    if pads.shape[0] == rows:
+        return pads, corrections
     for elements in (pads, corrections):
         elements[rows:].zero_()
     return pads[:rows], corrections[:rows]
@@ -300,7 +302,7 @@ class LocalMinter:
 
     def _has(self, group: Outsourced, step: int, rows: int) -> bool:
         ready = self._ahead.get(step, {}).get(group.number)
-        return ready is not None and len(ready.pads) >= rows
+        return ready is not None and ready.pads.shape[0] >= rows
 
     def take(self, group: Outsourced, step: int, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (pads, corrections), minted ahead or now. Refuses: PAD_REUSED."""

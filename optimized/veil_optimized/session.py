@@ -56,10 +56,8 @@ class Exchange:
 
     def take(self, rows: int) -> bytes:
         """Return the bytes of the next rows of the answer, which have come."""
-        row_bytes = self.answer.columns * self.answer.element_bytes
-        start = self.taken * row_bytes
-        self.taken += rows
-        return bytes(memoryview(self.answer.data)[start : self.taken * row_bytes])
+        first, self.taken = self.taken, self.taken + rows
+        return self.answer.between(first, self.taken)
 
 
 @contextmanager

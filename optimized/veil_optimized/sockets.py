@@ -64,8 +64,10 @@ class _Awake(io.RawIOBase):
         """Return how many bytes were read, 0 at the end of the stream."""
         until = time.perf_counter() + AWAKE_S
         while time.perf_counter() < until:
-            with suppress(BlockingIOError):
+            try:
                 return self._stream.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
         return self._stream.recv_into(buffer)
 
 

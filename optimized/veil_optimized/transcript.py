@@ -177,7 +177,7 @@ def messages(transcript: Transcript) -> Iterator[Message]:
 
 def _finish(message: wire.Reassembly, fields: tuple[int, ...]) -> Message:
     shape = (message.total_rows, message.columns)
-    elements = wire.unpack(message.data, shape[0] * shape[1], _modulus(message, fields))
+    elements = wire.unpack(message.take(), shape[0] * shape[1], _modulus(message, fields))
     return Message(message.kind, message.group, message.step, elements.reshape(shape))
 
 

@@ -48,6 +48,8 @@ ROW_WIDTHS: Final = {
     FrameKind.ANSWER: frozenset({WIDTHS[SPLIT_MODULUS]}),
 }
 """Bytes that an element may have in each kind with rows."""
+KINDS: Final = {int(kind): kind for kind in FrameKind}
+"""Kinds by their number."""
 STEP_KINDS: Final = frozenset({FrameKind.ASK, FrameKind.SEED})
 """Kinds without rows that name a step."""
 REFUSAL: Final = Frame(FrameKind.REFUSAL, bytes(constants.EPOCH_BYTES), 0, 0, 0, 0, 0, 0, 0, b"")
@@ -94,11 +96,11 @@ def decode(data: bytes) -> Frame:
     _check_payload_length(length)
     if len(data) != HEADER_BYTES + length:
         raise Refused(Refusal.FRAME_TRUNCATED, f"payload of {length} bytes")
-    if kind not in FrameKind.__members__.values():
+    if kind not in KINDS:
         raise Refused(Refusal.FRAME_MALFORMED, f"kind {kind}")
     payload = bytes(data[HEADER_BYTES:])
     numbers = (group, step, first_row, rows, total_rows, columns, width)
-    frame = Frame(FrameKind(kind), epoch, *numbers, payload)
+    frame = Frame(KINDS[kind], epoch, *numbers, payload)
     _check_fields(frame)
     return frame
 
@@ -132,7 +134,8 @@ def _check_fields(frame: Frame) -> None:
 
 def _rows_problem(frame: Frame) -> str:
     """Return what is wrong with a piece of a message, or nothing. Implements: WIR-R4."""
-    if min(_numbers(frame)) < 0 or max(_numbers(frame)) >= 2**32:
+    numbers = _numbers(frame)
+    if min(numbers) < 0 or max(numbers) >= 2**32:
         return "a number of more than 32 bits"
     if frame.element_bytes not in ROW_WIDTHS[frame.kind]:
         return "element_bytes"
@@ -266,11 +269,11 @@ def pieces(about: Description, first_row: int, data: bytes | bytearray) -> list[
     """Return the frames of some whole rows of a message, from `first_row` on."""
     kind, epoch, group, step, columns, element_bytes, total = about
     row_bytes = columns * element_bytes
-    most, rows, view = constants.FRAME_LIMIT // row_bytes, len(data) // row_bytes, memoryview(data)
+    most, rows = constants.FRAME_LIMIT // row_bytes, len(data) // row_bytes
 
     def piece(start: int) -> Frame:
         count = min(most, rows - start)
-        payload = bytes(view[start * row_bytes : (start + count) * row_bytes])
+        payload = bytes(data[start * row_bytes : (start + count) * row_bytes])
         return Frame(
             kind, epoch, group, step, first_row + start, count, total, columns, element_bytes, payload
         )
@@ -312,7 +315,7 @@ class Reassembly:
     element_bytes: int
     total_rows: int
     row: int = 0
-    data: bytearray = field(default_factory=bytearray)
+    pieces: list[bytes] = field(default_factory=list)
 
     @classmethod
     def described_by(cls, frame: Frame) -> Self:
@@ -327,13 +330,21 @@ class Reassembly:
                 raise Refused(Refusal.FRAME_UNEXPECTED, f"another {name}")
         if frame.first_row != self.row:
             raise Refused(Refusal.FRAME_UNEXPECTED, f"row {frame.first_row} in place of row {self.row}")
-        self.data += frame.payload
+        self.pieces.append(frame.payload)
         self.row += frame.rows
 
     def take(self) -> bytes:
         """Return the rows that have arrived since the last call, and hold them no longer."""
-        taken, self.data = bytes(self.data), bytearray()
+        taken, self.pieces = b"".join(self.pieces), []
         return taken
+
+    def between(self, first: int, last: int) -> bytes:
+        """Return the rows from the first to before the last, of a message of which none was taken."""
+        row_bytes, row, found = self.columns * self.element_bytes, 0, []
+        for piece in self.pieces:
+            found.append(piece[max(0, first - row) * row_bytes : max(0, last - row) * row_bytes])
+            row += len(piece) // row_bytes
+        return b"".join(found)
 
     @property
     def complete(self) -> bool:
@@ -362,4 +373,4 @@ def join(
         message.add(frame)
     if not message.complete:
         raise Refused(Refusal.FRAME_UNEXPECTED, f"ends at row {message.row} of {total_rows}")
-    return bytes(message.data)
+    return message.take()

@@ -220,7 +220,7 @@ class Worker:
     def _inferred(self, message: wire.Reassembly) -> Sequence[Frame]:
         """Return the frames of the answer to embedded rows. Implements: WIR-P12."""
         shape = (message.total_rows, message.columns)
-        words = wire.unpack_words(message.data, shape[0] * shape[1], constants.RESIDUAL_LIMIT)
+        words = wire.unpack_words(message.take(), shape[0] * shape[1], constants.RESIDUAL_LIMIT)
         answer = self._kept().answer(message.group, message.step, torch.from_numpy(words).reshape(shape))
         about = (FrameKind.ANSWER, message.epoch, message.group, message.step)
         data = wire.pack_words(answer.numpy(force=True))

@@ -130,7 +130,7 @@ def _finished(message: wire.Reassembly, fields: tuple[int, ...]) -> Message:
     if message.group >= len(fields):
         raise Refused(Refusal.FRAME_MALFORMED, f"group {message.group} has no field")
     size = message.total_rows, message.columns
-    elements = wire.unpack(message.data, size[0] * size[1], fields[message.group]).reshape(size)
+    elements = wire.unpack(message.take(), size[0] * size[1], fields[message.group]).reshape(size)
     return Message(message.group, message.step, elements)
 
 

@@ -48,8 +48,8 @@ class Compiled:
         if rows.shape[1] != weights.shape[1]:
             raise ValueError(f"rows of {rows.shape[1]} for weights of {weights.shape[1]}")
         values, held = rows.contiguous(), weights.contiguous()
-        result = torch.empty(len(values), len(held), dtype=torch.int64)
-        for start in range(0, len(values), ROWS):
+        result = torch.empty(values.shape[0], held.shape[0], dtype=torch.int64)
+        for start in range(0, values.shape[0], ROWS):
             self._shared(values[start : start + ROWS], held, bits, modulus, result[start : start + ROWS])
         return result
 
@@ -57,7 +57,7 @@ class Compiled:
         self, values: torch.Tensor, weights: torch.Tensor, bits: int, modulus: int, result: torch.Tensor
     ) -> None:
         """Fill the result: every thread takes a share of the outputs."""
-        (count, inner), outputs = values.shape, len(weights)
+        (count, inner), outputs = values.shape, weights.shape[0]
 
         def run(first: int, last: int) -> int:
             made: int = self._product(

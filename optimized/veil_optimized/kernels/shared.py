@@ -19,7 +19,9 @@ def _pool() -> ThreadPoolExecutor:
 def among_threads(run: Callable[[int, int], int], count: int, worth: int) -> bool:
     """Return whether `run(first, last)` is true for every share of `count` items; `worth` threads pay."""
     threads = max(1, min(torch.get_num_threads(), count, worth))
+    if threads == 1:
+        return bool(run(0, count))
     share = -(-count // threads)
     firsts = range(0, count, share)
     lasts = [min(first + share, count) for first in firsts]
-    return all((map if threads == 1 else _pool().map)(run, firsts, lasts))
+    return all(_pool().map(run, firsts, lasts))
