@@ -165,7 +165,7 @@ class Enclave:
     def _mint_in_between(self) -> None:
         """Correct the pads of one group, or draw those of the next steps before the last ones are used."""
         minter = self._profile.background
-        if minter is None:
+        if minter is None or not (minter.behind or self._expected):
             return
         start, before = time.perf_counter(), minter.macs
         begun = max(self._calls.values(), default=0)

@@ -42,7 +42,7 @@ Products = Callable[[Group, torch.Tensor], torch.Tensor]
 Made = TypeVar("Made")
 Asking = Generator[tuple[Group, torch.Tensor], torch.Tensor, Made]
 """A computation that yields (group, rows) wherever it needs products, and goes on with them."""
-PARTS: Final = 3
+PARTS: Final = 4
 """Most parts of a step that take turns: some are multiplied while one is computed."""
 PART: Final = 16
 """Fewest rows of such a part."""

@@ -357,6 +357,11 @@ class LocalMinter:
             self._drawn.append((group, drawn))
         self._ratchet.forget(numbers)
 
+    @property
+    def behind(self) -> bool:
+        """Return whether there are drawn pads without a correction."""
+        return bool(self._drawn)
+
     def work(self) -> bool:
         """Return whether there was something to do, and correct the drawn pads of one group."""
         if not self._drawn:
