@@ -122,8 +122,8 @@ def test_what_is_refused_is_refused_alike(compiled: Steps, modulus: int) -> None
         found = list[Refusal | None]()
         row, pads, product = (torch.tensor([[0, 1, each]]) for each in (rows, pad, answer))
         for run in (
-            lambda: ours.mask(row, pads, modulus),
-            lambda: ours.unmask(product, pads, modulus),
+            lambda: ours.mask(row, pads.clone(), modulus),
+            lambda: ours.unmask(product, pads.clone(), modulus),
             lambda: ours.pack(product, modulus),
             lambda: ours.verifies(
                 check_of(torch.ones_like(row), torch.ones_like(row), modulus), pads, product
@@ -186,6 +186,13 @@ def test_masked_rows_come_with_their_bytes(seed: int, rows: int, columns: int, m
     pads = torch.randint(0, modulus, (rows, columns), generator=generator)
     masked, data = built().mask(words(seed, constants.ACTIVATION_LIMIT, rows, columns), pads, modulus)
     assert data == TORCH.pack(masked, modulus)
+
+
+def test_a_secret_that_c_cannot_overwrite_is_not_used(compiled: Steps) -> None:
+    words_, apart = torch.ones(2, 3, dtype=torch.int64), torch.ones(3, 2, dtype=torch.int64).T
+    for run in (compiled.mask, compiled.unmask):
+        with pytest.raises(ValueError, match="copy of a secret"):
+            run(words_, apart, constants.PRIMES[0])
 
 
 @given(SEEDS, st.integers(1, 30), st.integers(1, 9))

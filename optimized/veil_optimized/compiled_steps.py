@@ -163,10 +163,10 @@ class CompiledSteps(Steps):
         return made
 
     def mask(self, rows: torch.Tensor, pads: torch.Tensor, modulus: int) -> tuple[torch.Tensor, bytes]:
-        """Return activations plus pads, mod p, and their bytes; refuses as `remo.mask` does."""
+        """Return activations plus pads, mod p, and their bytes; overwrites pads. Refuses as `remo.mask`."""
         if modulus not in constants.PRIMES or rows.dim() != 2 or not rows.numel() or rows.shape != pads.shape:
             return super().mask(rows, pads, modulus)
-        given, drawn, width = _held(rows), _held(pads), wire.element_bytes(modulus)
+        given, drawn, width = _held(rows), _alone(pads), wire.element_bytes(modulus)
         masked, count = torch.empty_like(given), given.numel()
         data: bytes = NEW_BYTES(None, count * width)
         problem = self._code.veil_mask(
@@ -178,10 +178,10 @@ class CompiledSteps(Steps):
         return masked, data
 
     def unmask(self, product: torch.Tensor, correction: torch.Tensor, modulus: int) -> torch.Tensor:
-        """Return the plain product. Refuses: SHAPE_MISMATCH, NOT_IN_FIELD."""
+        """Return the plain product; overwrites the correction. Refuses: SHAPE_MISMATCH, NOT_IN_FIELD."""
         if modulus not in constants.PRIMES or product.dim() != 2 or product.shape != correction.shape:
             return super().unmask(product, correction, modulus)
-        given, minted = _held(product), _held(correction)
+        given, minted = _held(product), _alone(correction)
         plain = torch.empty_like(given)
         if self._code.veil_unmask(
             given.data_ptr(), minted.data_ptr(), given.numel(), modulus, plain.data_ptr()
@@ -246,6 +246,14 @@ def _held(words: torch.Tensor, *shape: int) -> torch.Tensor:
             f"{words.dtype} {tuple(words.shape)} on {words.device}, not int64 {shape} on the cpu"
         )
     return words.contiguous()
+
+
+def _alone(secret: torch.Tensor) -> torch.Tensor:
+    """Return the same words that C can read and overwrite; ValueError where that needs a copy."""
+    held = _held(secret)
+    if held is not secret:
+        raise ValueError("a copy of a secret would be overwritten in its place")
+    return held
 
 
 def _packed(rows: torch.Tensor) -> bool:
@@ -339,6 +347,7 @@ def _crossed(modulus: int, steps: Steps) -> list[object]:
         steps.unmask(answer, right, modulus).tolist(),
         data,
         steps.pack(masked, modulus),
+        pads.any().item() or right.any().item(),
         steps.unpack(data, 3, 190, modulus).tolist(),
         steps.verifies(check, masked, answer),
         steps.verifies(check, torch.zeros_like(masked), torch.zeros_like(answer)),

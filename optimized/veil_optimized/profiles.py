@@ -131,15 +131,9 @@ class PadCover:
             raise Refused(Refusal.SHAPE_MISMATCH, "more rows than pads")
         pads, correction, modulus = self._pads[used], self._correction[used], self._modulus
         masked, data = steps.chosen().mask(rows, pads, modulus)
-        pads.zero_()
         self._used = used.stop
 
-        def reveal(product: torch.Tensor) -> torch.Tensor:
-            plain = steps.chosen().unmask(product, correction, modulus)
-            correction.zero_()
-            return plain
-
-        return Hidden(masked, data, reveal)
+        return Hidden(masked, data, lambda product: steps.chosen().unmask(product, correction, modulus))
 
     def erase(self) -> None:
         """Overwrite what is left of pads and corrections."""

@@ -121,13 +121,19 @@ class Steps:
         return fixed_point.quantise(rows, fraction)
 
     def mask(self, rows: torch.Tensor, pads: torch.Tensor, modulus: int) -> tuple[torch.Tensor, bytes]:
-        """Return activations plus pads, mod p, and their bytes; see `remo.mask`, also for what is refused."""
-        masked = remo.mask(rows, pads, modulus)
+        """Return activations plus pads, mod p, and their bytes; overwrites pads. Refuses as `remo.mask`."""
+        try:
+            masked = remo.mask(rows, pads, modulus)
+        finally:
+            pads.zero_()
         return masked, self.pack(masked, modulus)
 
     def unmask(self, product: torch.Tensor, correction: torch.Tensor, modulus: int) -> torch.Tensor:
-        """Return the plain product; see `remo.unmask`, also for what is refused."""
-        return remo.unmask(product, correction, modulus)
+        """Return the plain product; overwrites the correction. Refuses as `remo.unmask`."""
+        try:
+            return remo.unmask(product, correction, modulus)
+        finally:
+            correction.zero_()
 
     def verifies(self, check: Vectors, masked: torch.Tensor, product: torch.Tensor) -> bool:
         """Return whether Y' z = X' (z W) for every row and every z, of rows of the right shapes.

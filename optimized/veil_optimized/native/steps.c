@@ -258,12 +258,11 @@ static inline void packed(const int64_t *elements, size_t count, size_t all, int
     for (size_t i = first; i < count; i++) memcpy(bytes + i * width, elements + i, width);
 }
 
-/* Activations plus pads, mod p, as words and as `width` bytes each: a block goes into bytes while it is near.
+/* Activations plus pads, mod p, as words and as `width` bytes each, block by block. Pads are overwritten with 0.
  *
  * Returns 0, or 1 for a pad outside the field, 2 for an activation beyond 16 bits. */
 int veil_mask(
-    const int64_t *rows, const int64_t *pads, size_t count, int64_t modulus, int width, int64_t *masked,
-    uint8_t *bytes) {
+    const int64_t *rows, int64_t *pads, size_t count, int64_t modulus, int width, int64_t *masked, uint8_t *bytes) {
     int outside = 0, beyond = 0;
     for (size_t start = 0; start < count; start += BLOCK) {
         size_t end = count - start < BLOCK ? count : start + BLOCK;
@@ -274,17 +273,21 @@ int veil_mask(
             sum += sum < 0 ? modulus : 0;
             masked[i] = sum - (sum >= modulus ? modulus : 0);
         }
+        memset(pads + start, 0, (end - start) * sizeof *pads);
         packed(masked + start, end - start, count - start, width, bytes + start * width);
     }
     return outside ? 1 : beyond ? 2 : 0;
 }
 
-/* The centred lift of products minus corrections. Returns 1 for anything outside the field, else 0. */
-int veil_unmask(const int64_t *products, const int64_t *corrections, size_t count, int64_t modulus, int64_t *plain) {
+/* The centred lift of products minus corrections, which are overwritten with 0.
+ *
+ * Returns 1 for anything outside the field, else 0. */
+int veil_unmask(const int64_t *products, int64_t *corrections, size_t count, int64_t modulus, int64_t *plain) {
     int outside = 0;
     for (size_t i = 0; i < count; i++) {
         outside |= products[i] < 0 || products[i] >= modulus || corrections[i] < 0 || corrections[i] >= modulus;
         int64_t rest = products[i] - corrections[i];
+        corrections[i] = 0;
         rest += rest < 0 ? modulus : 0;
         plain[i] = rest - (2 * rest > modulus ? modulus : 0);
     }
