@@ -125,7 +125,8 @@ static inline int64_t quotient(int64_t a, int64_t b) {
     return estimate + (rest >= b) - (rest < 0);
 }
 
-/* SiLU(gate) * up, quantised; a row of 2 * width words is its gates and then its ups. */
+/* SiLU(gate) * up, quantised; a row of 2 * width words is its gates and then its ups. No branch, so that the
+ * compiler divides vectors. */
 void veil_gate(
     const int64_t *rows, int n, int width, int64_t log2e, const Digits *digits, int fraction, int64_t *values,
     int64_t *exponents) {
@@ -138,7 +139,8 @@ void veil_gate(
             to[c] = exp2_of(-round_shift(size * log2e, 32), digits);
         }
         for (int c = 0; c < width; c++) {
-            int64_t share = quotient((gates[c] >= 0 ? one : to[c]) << EXP2, to[c] + one);
+            int64_t negative = gates[c] >> 63, above = (to[c] & negative) | (one & ~negative);
+            int64_t share = quotient(above << EXP2, to[c] + one);
             to[c] = round_shift(gates[c] * share, EXP2) * ups[c];
         }
         exponents[r] = fraction - quantised(to, width, to);
