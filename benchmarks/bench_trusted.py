@@ -148,12 +148,13 @@ def bench_step(compare: Compare, name: str, rows: int) -> None:
 def bench_mask_and_pack(measure: Measure) -> None:
     """Masking and cutting into bytes, against copying half of the bytes that are read or written.
 
-    A copy reads and writes each of its bytes. Rows and pads are read, masked rows and their bytes written.
+    A copy reads and writes each of its bytes. Rows and pads are read; masked rows, their bytes and zeros over
+    the pads are written.
     """
     rows, columns = STREAMED
     activations = _words(constants.ACTIVATION_LIMIT, rows, columns)
     pads, own = remo.pad(TAPE, 0, 0, rows, columns, MODULUS), steps.chosen()
-    source = torch.zeros(rows * columns * (3 * 8 + wire.element_bytes(MODULUS)) // 2, dtype=torch.uint8)
+    source = torch.zeros(rows * columns * (4 * 8 + wire.element_bytes(MODULUS)) // 2, dtype=torch.uint8)
     target = torch.ones_like(source)
     measure(
         f"mask and pack, {rows}x{columns}, {own.name} / copy of the same bytes",
