@@ -21,6 +21,7 @@ from veil_optimized.session import Channel
 from veil_optimized.transport import LocalTransport
 from veil_optimized.worker import Worker, place
 from veil_reference.decoder import logits as reference_logits
+from veil_spec import constants
 from veil_spec.architecture import INTEGER_FILE
 from veil_spec.refusals import Refusal, Refused
 from veil_spec.types import FrameKind
@@ -290,6 +291,21 @@ def test_a_wrong_product_of_a_later_part_ends_the_epoch_and_no_pad_is_left(model
         Decoder(model, enclave.products, enclave.together).step(LONG)
     assert (caught.value.reason, enclave.channel.ended) == (Refusal.CHECK_FAILED, True)
     assert enclave._message is None or not any(part.any() for part in _masks(enclave._message))
+
+
+@pytest.mark.requirement("RMO-P3")
+def test_overwritten_pads_hide_nothing_more() -> None:
+    def refused(cover: PadCover, rows: torch.Tensor) -> Refusal:
+        with pytest.raises(Refused) as caught:
+            cover.hide(rows)
+        return caught.value.reason
+
+    small, large = torch.ones(2, 3, dtype=torch.int64), torch.full((2, 3), 2**15)
+    erased, tried = (PadCover(small.clone(), small.clone(), constants.PRIMES[0]) for _ in range(2))
+    erased.erase()
+    assert refused(erased, small) is Refusal.SHAPE_MISMATCH
+    assert refused(tried, large) is Refusal.ACTIVATION_OUT_OF_RANGE
+    assert refused(tried, small) is Refusal.SHAPE_MISMATCH
 
 
 def test_pads_that_were_taken_and_not_used_are_overwritten(model: Model) -> None:

@@ -129,14 +129,15 @@ class PadCover:
         used = slice(self._used, self._used + rows.shape[0])
         if used.stop > self._pads.shape[0]:
             raise Refused(Refusal.SHAPE_MISMATCH, "more rows than pads")
+        self._used = used.stop  # whatever happens below: what was overwritten hides nothing
         pads, correction, modulus = self._pads[used], self._correction[used], self._modulus
         masked, data = steps.chosen().mask(rows, pads, modulus)
-        self._used = used.stop
 
         return Hidden(masked, data, lambda product: steps.chosen().unmask(product, correction, modulus))
 
     def erase(self) -> None:
-        """Overwrite what is left of pads and corrections."""
+        """Overwrite what is left of pads and corrections: nothing is hidden from here on."""
+        self._used = self._pads.shape[0]
         self._pads.zero_()
         self._correction.zero_()
 
